@@ -1,0 +1,48 @@
+"""Long-term memory for causal language models: the Hierarchical Memory Transformer and its peers.
+
+Importing this package is light: torch and transformers load when a name is first used. The Auto classes of
+transformers learn about the systems here at that moment (or at once, if transformers is already loaded);
+`hmt.register()` does it explicitly.
+"""
+
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("hmt-lm")
+except PackageNotFoundError:  # running from a source tree that was never installed
+    __version__ = "0+unknown"
+
+_PUBLIC = {
+    "HMTConfig": "hmt.systems.hmt",
+    "HMTForCausalLM": "hmt.systems.hmt",
+    "RMTConfig": "hmt.systems.rmt",
+    "RMTForCausalLM": "hmt.systems.rmt",
+    "WindowConfig": "hmt.systems.window",
+    "WindowForCausalLM": "hmt.systems.window",
+    "Memory": "hmt.memory",
+    "MemoryState": "hmt.state",
+    "SegmentMemoryModel": "hmt.model",
+    "load_model": "hmt.systems",
+    "register": "hmt.systems",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'hmt' has no attribute {name!r}")
+    import_module("hmt.systems").register()
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)
+
+
+if "transformers.models.auto.modeling_auto" in sys.modules:  # already paid for: AutoModel must know us
+    import_module("hmt.systems").register()

@@ -1,0 +1,121 @@
+"""Everything the library needs from a Hugging Face causal LM, through its public contract only."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+# These rebuild token ids from `inputs_embeds`, or add per-token embeddings of their own: vectors that belong to
+# no token are refused or silently mistreated.
+_UNSUPPORTED = ("gemma3n", "gemma4")
+
+
+def load_backbone(source: str | PreTrainedModel, **kwargs) -> PreTrainedModel:
+    """A checked causal LM from a hub id, a folder or a model object. Raises ValueError when it cannot be wrapped."""
+    if isinstance(source, PreTrainedModel):
+        if kwargs:
+            raise ValueError(f"backbone_kwargs {sorted(kwargs)} only apply when the backbone is loaded by name")
+        backbone = source
+    elif isinstance(source, str) or hasattr(source, "__fspath__"):
+        backbone = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+    else:
+        raise ValueError(f"a backbone is a hub id, a folder or a PreTrainedModel, not {type(source).__name__}")
+    check_backbone(backbone)
+    return backbone
+
+
+def check_backbone(backbone: PreTrainedModel) -> None:
+    """Raise ValueError if `backbone` cannot take memory vectors between its token embeddings."""
+    name = type(backbone).__name__
+    if backbone.config.is_encoder_decoder:
+        raise ValueError(f"{name} is an encoder-decoder; segment memory wraps decoder-only causal LMs")
+    if backbone.config.model_type.startswith(_UNSUPPORTED):
+        raise ValueError(
+            f"{name} derives extra inputs from token ids and cannot read memory vectors; choose another backbone"
+        )
+    if "inputs_embeds" not in inspect.signature(backbone.forward).parameters:
+        raise ValueError(
+            f"{name}.forward has no `inputs_embeds` argument, so memory vectors cannot be fed to it; "
+            "choose a causal LM that has one (nearly all in transformers do)"
+        )
+
+
+def memory_width(backbone: PreTrainedModel) -> int:
+    """Width d of token embeddings, which is also the width of memory vectors (OPT-350m: not `hidden_size`)."""
+    return backbone.get_input_embeddings().embedding_dim
+
+
+def last_hidden(backbone: PreTrainedModel, embeddings: Tensor, **kwargs) -> tuple[Tensor, object]:
+    """Outputs of the last layer after the final norm, without the head: [B, T, d], and the cache if one was asked for.
+
+    kwargs: `past_key_values`, `attention_mask`, `position_ids`, `use_cache`, as the backbone's own forward has them.
+    """
+    kwargs.setdefault("use_cache", False)
+    if kwargs.get("position_ids") is not None and not takes_position_ids(backbone):
+        kwargs.pop("position_ids")  # these models count positions from the mask
+    output = backbone.base_model(inputs_embeds=embeddings, return_dict=True, **kwargs)
+    hidden = output.last_hidden_state
+    if hidden.shape[-1] != embeddings.shape[-1]:
+        raise ValueError(
+            f"the backbone's outputs are {hidden.shape[-1]} wide and its embeddings {embeddings.shape[-1]}: "
+            "an output could not be fed back as a memory vector"
+        )
+    return hidden, output.get("past_key_values")
+
+
+def takes_position_ids(backbone: PreTrainedModel) -> bool:
+    return "position_ids" in inspect.signature(backbone.base_model.forward).parameters
+
+
+def head(backbone: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits [..., V] of hidden vectors [..., d], with the scalings some families apply after their head."""
+    logits = backbone.get_output_embeddings()(hidden)
+    config = backbone.config.get_text_config()
+    if scale := getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * scale
+    if scale := getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / scale
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2 and 3
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+@torch.no_grad()
+def check_head(backbone: PreTrainedModel) -> None:
+    """Compare `head(last_hidden(...))` with the backbone's own logits on three tokens; ValueError if they differ.
+
+    A family that post-processes its logits in a way `head` does not know would otherwise give wrong
+    probabilities without a sound.
+    """
+    device = backbone.get_input_embeddings().weight.device
+    if device.type == "meta":
+        return
+    training = backbone.training
+    backbone.eval()
+    try:
+        ids = torch.arange(3, device=device)[None] % backbone.config.get_text_config().vocab_size
+        embeddings = backbone.get_input_embeddings()(ids)
+        want = backbone(inputs_embeds=embeddings, use_cache=False).logits.float()
+        got = head(backbone, last_hidden(backbone, embeddings)[0]).float()
+    finally:
+        backbone.train(training)
+    if not torch.allclose(want, got, rtol=1e-2, atol=1e-2 * max(1.0, want.abs().max().item())):
+        raise ValueError(
+            f"{type(backbone).__name__} transforms its logits after the head in a way this library does not know; "
+            "please report the model type so that it can be supported"
+        )
+
+
+class Vectors(nn.Module):
+    """Learned input vectors [n, d]. A module, not a bare Parameter, so that PEFT's `modules_to_save` can name it."""
+
+    def __init__(self, number: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(number, width))
+
+    def forward(self, batch_size: int) -> Tensor:
+        """[B, n, d]."""
+        return self.weight.unsqueeze(0).expand(batch_size, -1, -1)

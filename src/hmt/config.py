@@ -1,0 +1,76 @@
+"""The configuration that every segment-memory system shares."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+# Names that transformers itself hands to a config beside its fields (file headers, loading options).
+_HOUSEKEEPING = {
+    "model_type", "transformers_version", "name_or_path", "_name_or_path", "_commit_hash", "torch_dtype",
+    "attn_implementation", "_attn_implementation_internal", "_experts_implementation_internal", "auto_map",
+    "output_attentions", "num_labels", "tie_word_embeddings", "use_cache", "experts_implementation",
+}  # fmt: skip
+
+
+@strict
+class MemoryConfig(PreTrainedConfig):
+    """Fields common to all systems. Unknown names and wrong types are errors.
+
+    Args:
+        text_config: configuration of the backbone (a `PreTrainedConfig` or its dict).
+        segment_length: number of *new* tokens read per step (L); memory and sensory tokens come on top.
+        base_model_name_or_path: where the backbone came from; needed for adapter-only checkpoints.
+        base_model_revision: revision of that repository.
+        adapter_only: True in a checkpoint that holds only what was trained beside a frozen or LoRA backbone.
+    """
+
+    model_type = "segment_memory"
+    base_config_key = "text_config"
+    sub_configs = {"text_config": AutoConfig}
+
+    text_config: dict | PreTrainedConfig | None = None
+    segment_length: int = 512
+    base_model_name_or_path: str | None = None
+    base_model_revision: str | None = None
+    adapter_only: bool = False
+
+    def __post_init__(self, **kwargs):
+        known = {field.name for field in fields(self)}
+        unknown = [name for name in kwargs if name not in known | _HOUSEKEEPING]
+        if unknown:
+            hints = [difflib.get_close_matches(name, known, 1) for name in unknown]
+            text = ", ".join(f"{n!r}" + (f" (did you mean {h[0]!r}?)" if h else "") for n, h in zip(unknown, hints))
+            raise ValueError(f"{type(self).__name__} has no field {text}")
+        if self.text_config is None:
+            self.text_config = AutoConfig.for_model("llama")
+        elif isinstance(self.text_config, dict):
+            values = dict(self.text_config)
+            if "model_type" not in values:
+                raise ValueError("text_config needs a 'model_type' (for instance 'llama')")
+            self.text_config = AutoConfig.for_model(values.pop("model_type"), **values)
+        # Tying is decided by the backbone; the wrapper only repeats it for transformers' own bookkeeping.
+        self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+        super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError for values that cannot work. Systems extend this."""
+        if self.segment_length < 1:
+            raise ValueError(f"segment_length must be at least 1, got {self.segment_length}")
+
+    @property
+    def vocab_size(self) -> int:
+        """Vocabulary of the backbone (read by `generate` and by the loss)."""
+        return self.text_config.vocab_size
+
+    def memory_fields(self) -> dict:
+        """The fields that decide how text becomes memory, as stored in a memory file."""
+        inherited = {field.name for field in fields(PreTrainedConfig)}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in inherited}
+        for name in ("text_config", "base_model_name_or_path", "base_model_revision", "adapter_only"):
+            own.pop(name)
+        return own

@@ -1,0 +1,236 @@
+"""Text from anywhere to a dataset of whole documents, columns `text` and `name`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from hmt.data.cache import cache_directory, digest
+from hmt.data.files import (
+    COMPRESSED,
+    RECORDS,
+    TEXT,
+    EmptyFileError,
+    check_encoding,
+    file_kind,
+    missing_field,
+    read_records,
+    read_text,
+    record_name,
+    record_text,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["load_documents", "read_text"]
+
+logger = logging.getLogger(__name__)
+
+_HUB_ID = re.compile(r"(?P<path>\w[\w.-]*/\w[\w.-]*)(:(?P<config>[^/:\s]+))?")
+
+
+class _File(NamedTuple):
+    path: str
+    name: str  # of its document, for a text file
+    required: bool  # named by the user, rather than found in a folder
+
+
+def load_documents(
+    source: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    split: str = "train",
+    text_field: str = "text",
+    encoding: str = "utf-8",
+    errors: str = "strict",
+    limit: int | None = None,
+) -> Dataset:
+    """A `datasets.Dataset` with one row per document, whole: columns `text` and `name`, both strings.
+
+    `source` is one of
+
+    * a file, or a list of files and folders: `.jsonl`, `.ndjson`, `.json`, `.parquet` hold one document per
+      record, with its text in `text_field`; any other file is text, and one document. Each may be compressed
+      (.gz .bz2 .xz).
+    * a folder: all text, JSON and Parquet files under it, sorted by path, hidden ones left out. Files of
+      other kinds and text files without text are left out with a warning that counts them.
+    * `org/name` or `org/name:config` on the Hugging Face hub, of which `split` is loaded (only here is it
+      used). Rows without text are left out with a warning.
+
+    A record is named after its field `name`, `title` or `id`; a text file after its path within the folder.
+    `limit` keeps the first so many documents. Local documents are kept under the cache folder (see
+    `cache_directory`), memory-mapped, so that they need not fit in memory and are read only once.
+
+    ValueError, naming the file and the place, for what does not exist, is not `encoding`, or has no text.
+    """
+    check_encoding(encoding, errors)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; it counts documents and must be at least 1, or None for all.")
+    if isinstance(source, str) and (hub := _hub_id(source)):
+        return _load_hub(*hub, split=split, text_field=text_field, limit=limit)
+    sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    files = [file for item in sources for file in _find_files(item)]
+    if not files:
+        raise ValueError("There are no files to load: the list of sources is empty.")
+    return _load_files(files, text_field, encoding, errors, limit)
+
+
+def _hub_id(source: str) -> tuple[str, str | None] | None:
+    # "books/moby.txt" has the form of a hub id too: what exists, or ends like a file, is a path.
+    match = _HUB_ID.fullmatch(source)
+    path = Path(source)
+    if not match or path.exists() or file_kind(path) in TEXT | RECORDS or path.suffix in COMPRESSED:
+        return None
+    return match["path"], match["config"]
+
+
+def _load_hub(path: str, config: str | None, *, split: str, text_field: str, limit: int | None) -> Dataset:
+    import datasets
+
+    where = f"{path}:{config}" if config else path
+    try:
+        rows = datasets.load_dataset(path, config, split=split)
+    except (OSError, ValueError) as error:  # not found, no network, no such config or split
+        raise ValueError(
+            f"'{where}' is not a file or folder here, and could not be loaded from the Hugging Face hub "
+            f"(split '{split}'): {error}"
+        ) from error
+    if text_field not in rows.column_names:
+        raise missing_field(text_field, rows.column_names, where)
+
+    def to_documents(batch: dict[str, list], indices: list[int]) -> dict[str, list[str]]:
+        result: dict[str, list[str]] = {"text": [], "name": []}
+        for number, *values in zip(indices, *batch.values(), strict=True):
+            record = dict(zip(batch, values, strict=True))
+            if record[text_field] is None or record[text_field] == "":
+                continue
+            text = record_text(record, text_field, f"{where}:{number + 1}")
+            if text.strip():
+                result["text"].append(text)
+                result["name"].append(record_name(record, text_field, f"{where}:{number + 1}"))
+        return result
+
+    if limit is not None:
+        rows = rows.select(range(min(limit, len(rows))))
+    documents = rows.map(
+        to_documents,
+        batched=True,
+        batch_size=100,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        features=_features(),
+        desc="Reading documents",
+    )
+    if not len(documents):
+        raise ValueError(f"{where}, split '{split}': the field '{text_field}' is empty in every row.")
+    if len(documents) < len(rows):
+        logger.warning(
+            "%s: left out %d of %d rows, without text.", where, len(rows) - len(documents), len(rows)
+        )
+    return documents
+
+
+def _find_files(source: str | os.PathLike) -> list[_File]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _find_in_folder(path)
+    if not path.is_file():
+        raise ValueError(
+            f"{path} does not exist. Name a file or a folder, or a single Hugging Face dataset as 'org/name' or "
+            "'org/name:config'."
+        )
+    return [_File(str(path), path.name, required=True)]
+
+
+def _find_in_folder(folder: Path) -> list[_File]:
+    found, skipped = [], Counter()
+    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts):
+        relative = path.relative_to(folder)
+        if not path.is_file() or any(part.startswith(".") for part in relative.parts):
+            continue
+        if file_kind(path) in TEXT | RECORDS:
+            found.append(_File(str(path), relative.as_posix(), required=False))
+        else:
+            skipped[path.suffix or path.name] += 1
+    if skipped:
+        counts = ", ".join(f"{suffix} ({count})" for suffix, count in skipped.most_common(8))
+        logger.warning(
+            "%s: left out %d files that do not look like text: %s. Name a file itself to load it as text.",
+            folder,
+            skipped.total(),
+            counts,
+        )
+    if not found:
+        raise ValueError(f"The folder {folder} holds no text, .jsonl, .json or .parquet files.")
+    return found
+
+
+def _load_files(
+    files: list[_File], text_field: str, encoding: str, errors: str, limit: int | None
+) -> Dataset:
+    import datasets
+    from datasets.exceptions import DatasetGenerationError
+
+    stats = [(file.path, os.stat(file.path)) for file in files]
+    # The fingerprint names the cached copy: an edited file is another one.
+    fingerprint = digest(
+        [
+            *(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats),
+            *(f"{file.name} {file.required}" for file in files),
+            *(text_field, encoding, errors, str(limit)),
+        ]
+    )
+    options = {"text_field": text_field, "encoding": encoding, "errors": errors, "limit": limit}
+    try:
+        documents = datasets.Dataset.from_generator(
+            _read_documents,
+            features=_features(),
+            cache_dir=str(cache_directory() / "documents"),
+            gen_kwargs={"files": tuple(files), **options},
+            fingerprint=fingerprint,
+        )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, ValueError):  # ours, which says what to do
+            raise error.__cause__ from None
+        raise
+    if not len(documents):
+        raise ValueError(f"There is no text in {files[0].path}{' and the other files' if files[1:] else ''}.")
+    return documents
+
+
+def _features():
+    import datasets
+
+    # large_string: one batch of long books can pass the 2 GB that a plain Arrow string column holds.
+    return datasets.Features({"text": datasets.Value("large_string"), "name": datasets.Value("string")})
+
+
+def _read_documents(
+    files: tuple[_File, ...], text_field: str, encoding: str, errors: str, limit: int | None
+) -> Iterator[dict[str, str]]:
+    count = 0
+    for file in files:
+        for name, text in _read_file(file, text_field, encoding, errors):
+            yield {"text": text, "name": name}
+            count += 1
+            if count == limit:
+                return
+
+
+def _read_file(file: _File, text_field: str, encoding: str, errors: str) -> Iterator[tuple[str, str]]:
+    path = Path(file.path)
+    if file_kind(path) in RECORDS:
+        yield from read_records(path, text_field, encoding, errors)
+    elif file.required:
+        yield file.name, read_text(path, encoding, errors)
+    else:
+        # Folders of source code are full of empty files (__init__.py); that is no mistake of the user.
+        try:
+            yield file.name, read_text(path, encoding, errors)
+        except EmptyFileError as error:
+            logger.warning("Left out: %s", error)

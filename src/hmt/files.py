@@ -1,0 +1,69 @@
+"""Files that are either whole or untouched."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+
+def _is_url(path) -> bool:
+    return "://" in str(path)
+
+
+def write_atomically(path, data: bytes) -> None:
+    """Write `data` beside `path` and rename it into place, so that a crash or a full disk leaves the old file.
+
+    URLs go through fsspec, where an object appears whole or not at all on the usual stores.
+    """
+    if _is_url(path):
+        import fsspec
+
+        with fsspec.open(str(path), "wb") as file:
+            file.write(data)
+        return
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; give the result the permissions any new file would have
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_bytes(path) -> bytes:
+    """All bytes of a local file or an fsspec URL; ValueError when there is no such file."""
+    if _is_url(path):
+        import fsspec
+
+        with fsspec.open(str(path), "rb") as file:
+            return file.read()
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file {path}")
+    return Path(path).read_bytes()
+
+
+def read_safetensors(path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file; ValueError when it is cut short or not one at all."""
+    data = read_bytes(path)
+    try:
+        tensors = load(data)
+        header = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + header]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error})") from error
+    return metadata, tensors

@@ -1,0 +1,79 @@
+"""The frame: what a wrapper system puts around the new tokens of a segment.
+
+    [ prefix vectors | sensory tokens | new tokens | suffix vectors | padding ]
+
+The content is contiguous and the padding stands at the right end, so causal attention with default positions
+0, 1, 2, ... computes every row exactly as if it were alone: no mask and no position ids are needed, and
+backbones of every position scheme (rotary, learned, ALiBi) behave alike. Handing jumping positions to
+transformers without a mask would be read as packed sequences and would hide the memory without a warning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Shapes: B rows, m memory vectors, k sensory tokens, d width of the embeddings.
+
+    Attributes:
+        prefix: [B, m, d] vectors read before the tokens (m may be 0).
+        suffix: [B, m', d] vectors after them; the outputs there become the memory.
+        sensory: int64 [B, k], right-aligned raw tokens of what was read before.
+        sensory_lengths: int64 [B], how many of them are real.
+        recall: log recall weights [B, N] where the system recalls, else None.
+    """
+
+    prefix: Tensor
+    suffix: Tensor
+    sensory: Tensor
+    sensory_lengths: Tensor
+    recall: Tensor | None = None
+
+    def rows_before(self) -> Tensor:
+        """Positions in front of the first new token, int64 [B]."""
+        return self.sensory_lengths + self.prefix.shape[1]
+
+
+def gather_vectors(vectors: Tensor, index: Tensor) -> Tensor:
+    """vectors [B, T, d] at index int64 [B, n] -> [B, n, d]."""
+    return vectors.gather(1, index.unsqueeze(-1).expand(-1, -1, vectors.shape[-1]))
+
+
+def assemble(frame: Frame, sensory: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Lay one segment out as above.
+
+    Args:
+        sensory: embedded sensory tokens [B, k, d]; tokens: embedded new tokens [B, w, d];
+        lengths: real tokens per row, int64 [B] (0..w).
+    Returns: [B, m+k+w+m', d].
+    """
+    m, k, w = frame.prefix.shape[1], sensory.shape[1], tokens.shape[1]
+    prefix, suffix = frame.prefix.to(tokens.dtype), frame.suffix.to(tokens.dtype)
+    source = torch.cat([prefix, sensory, tokens, suffix], dim=1)
+    slot = torch.arange(source.shape[1], device=source.device)
+    before = frame.rows_before()[:, None]
+    missing = k - frame.sensory_lengths[:, None]  # unused slots at the left of the sensory block
+    end = before + lengths[:, None]
+    index = torch.where(slot < m, slot, slot + missing)
+    index = torch.where(slot >= end, slot - end + m + k + w, index)
+    return gather_vectors(source, index.clamp(max=source.shape[1] - 1))
+
+
+def read_out(hidden: Tensor, frame: Frame, width: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Undo `assemble` on the outputs: token outputs [B, width, d] and suffix outputs [B, m', d]."""
+    before = frame.rows_before()[:, None]
+    tokens = torch.arange(width, device=hidden.device) + before
+    suffix = torch.arange(frame.suffix.shape[1], device=hidden.device) + before + lengths[:, None]
+    last = hidden.shape[1] - 1
+    return gather_vectors(hidden, tokens.clamp(max=last)), gather_vectors(hidden, suffix.clamp(max=last))
+
+
+def slide(sensory: Tensor, segment: Tensor) -> Tensor:
+    """The last k tokens after a full segment was read: int64 [B, k] from [B, k] and [B, L]."""
+    k = sensory.shape[1]
+    return torch.cat([sensory, segment], dim=1)[:, sensory.shape[1] + segment.shape[1] - k :]

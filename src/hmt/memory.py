@@ -1,0 +1,232 @@
+"""Memory: what a model remembers of a batch of streams, as a transformers Cache and as a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from .files import read_safetensors, write_atomically
+from .state import MemoryState
+
+if TYPE_CHECKING:
+    from .model import SegmentMemoryModel
+
+FORMAT = "hmt-memory"
+FORMAT_VERSION = "1"
+
+
+@dataclass
+class OpenKV:
+    """Keys and values of the open segment's frame, built on demand and never saved.
+
+    Attributes:
+        cache: the backbone's own cache over [prefix | sensory | open tokens], left-padded.
+        mask: int64 [B, T] over its slots, or None when no row is padded.
+        frame: the frame it was built with (its suffix closes the segment).
+    """
+
+    cache: Any
+    mask: Tensor | None
+    frame: Any
+
+    def rows(self, index: Tensor) -> None:
+        self.cache.batch_select_indices(index)
+        self.mask = None if self.mask is None else self.mask.index_select(0, index)
+        frame = self.frame
+        self.frame = type(frame)(**{
+            name: value if value is None else value.index_select(0, index) for name, value in vars(frame).items()
+        })
+
+
+@dataclass
+class Origin:
+    """Which model a memory belongs to."""
+
+    fingerprint: str
+    system: str
+    model: str
+    fields: dict = field(default_factory=dict)
+
+
+class Memory(Cache):
+    """The state of B streams plus their open segments; constant size however much was read.
+
+    Pass it as `past_key_values` to `model(...)` or `model.generate(...)` together with *only the new* ids.
+    `generate` and `read` work on a copy and leave the one they were given alone; a direct `model(...)` call
+    advances it in place, as every transformers cache.
+
+    Attributes:
+        state: closed segments (`MemoryState`).
+        open_ids: int64 [B, L], raw tokens of the open segment, 0 beyond `open_lengths`.
+        open_lengths: int64 [B], 0..L-1.
+    """
+
+    def __init__(self, state: MemoryState, open_ids: Tensor, open_lengths: Tensor, origin: Origin):
+        # The one stock layer is never written: transformers asks a cache for layers when it describes it.
+        super().__init__(layers=[DynamicLayer()])
+        self.state = state
+        self.open_ids = open_ids
+        self.open_lengths = open_lengths
+        self.origin = origin
+        self.kv: OpenKV | None = None
+        self.columns_fed = 0  # columns of generate()'s growing input_ids that are already in this memory
+
+    # -- inspection -----------------------------------------------------------------------------------------
+
+    @property
+    def segments_read(self) -> Tensor:
+        """Closed segments per stream, int64 [B]."""
+        return self.state.segments
+
+    @property
+    def tokens_read(self) -> Tensor:
+        """Tokens per stream, those of the open segment included, int64 [B]."""
+        return self.state.segments * self.open_ids.shape[1] + self.open_lengths
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept (state and open ids; the open segment's KV is scratch)."""
+        return self.state.nbytes + self.open_ids.nbytes + self.open_lengths.nbytes
+
+    @property
+    def batch_size(self) -> int:
+        return self.state.batch_size
+
+    def info(self) -> dict:
+        """Plain values that describe this memory: streams, segments, tokens, bytes, model, fields."""
+        return {
+            "streams": self.batch_size,
+            "segments_read": self.segments_read.tolist(),
+            "tokens_read": self.tokens_read.tolist(),
+            "open_tokens": self.open_lengths.tolist(),
+            "bytes": self.nbytes,
+            "system": self.origin.system,
+            "model": self.origin.model,
+            "fingerprint": self.origin.fingerprint,
+            "fields": self.origin.fields,
+            "tensors": {name: list(tensor.shape) for name, tensor in self.state.tensors.items()},
+        }
+
+    def __repr__(self) -> str:
+        info = self.info()
+        return (
+            f"Memory({info['system']}, streams={info['streams']}, segments={info['segments_read']}, "
+            f"tokens={info['tokens_read']}, {info['bytes']:,} bytes)"
+        )
+
+    # -- copies and rows --------------------------------------------------------------------------------------
+
+    def copy(self) -> Memory:
+        """An independent memory of the same streams. Tensors are shared, since none is ever written in place."""
+        return Memory(self.state, self.open_ids, self.open_lengths, self.origin)
+
+    def detach(self) -> Memory:
+        return Memory(self.state.detach(), self.open_ids, self.open_lengths, self.origin)
+
+    def to(self, device) -> Memory:
+        return Memory(
+            self.state.to(device), self.open_ids.to(device), self.open_lengths.to(device), self.origin
+        )
+
+    def rows(self, index: Tensor | list[int]) -> Memory:
+        """A memory of the streams named by `index`, in that order."""
+        copy = self.copy()
+        copy.batch_select_indices(torch.as_tensor(index, device=self.open_ids.device))
+        return copy
+
+    @staticmethod
+    def cat(memories: list[Memory]) -> Memory:
+        """One memory whose streams are those of `memories`, which must belong to the same model."""
+        if len({memory.origin.fingerprint for memory in memories}) != 1:
+            raise ValueError("memories of different models cannot share a batch")
+        return Memory(
+            MemoryState.cat([memory.state for memory in memories]),
+            torch.cat([memory.open_ids for memory in memories]),
+            torch.cat([memory.open_lengths for memory in memories]),
+            memories[0].origin,
+        )
+
+    # -- the Cache contract -------------------------------------------------------------------------------------
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return int(self.tokens_read.max())
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.state = self.state.rows(indices)
+        self.open_ids = self.open_ids.index_select(0, indices)
+        self.open_lengths = self.open_lengths.index_select(0, indices)
+        if self.kv is not None:
+            self.kv.rows(indices)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx.to(self.open_ids.device))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        index = torch.arange(self.batch_size, device=self.open_ids.device).repeat_interleave(repeats)
+        self.batch_select_indices(index)
+
+    def reset(self) -> None:
+        raise ValueError("a Memory is not reset in place; start again with past_key_values=None")
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove:
+            raise ValueError("tokens cannot be taken out of a memory; keep a copy() from before they were read")
+
+    @property
+    def is_croppable(self) -> bool:
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        return False
+
+    # -- the file -------------------------------------------------------------------------------------------------
+
+    def save(self, path) -> None:
+        """Write one safetensors file. The old file survives a full disk or a kill: write, then rename.
+
+        `path` is local or any URL that fsspec knows (`s3://...`).
+        """
+        tensors = {f"state.{name}": value for name, value in self.state.tensors.items()}
+        tensors |= {"open.ids": self.open_ids, "open.lengths": self.open_lengths}
+        metadata = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.origin.fingerprint,
+            "system": self.origin.system,
+            "model": self.origin.model,
+            "fields": json.dumps(self.origin.fields, sort_keys=True),
+        }
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        write_atomically(path, save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path, model: SegmentMemoryModel | None = None) -> Memory:
+        """Read a memory file, and check that it belongs to `model` (skipped when `model` is None).
+
+        Raises ValueError when the file is damaged, of another format version, or of another model.
+        """
+        metadata, tensors = read_safetensors(path)
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is not a memory file (its metadata name no {FORMAT!r} format)")
+        if metadata.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has memory format version {metadata.get('format_version')!r}, this library reads "
+                f"{FORMAT_VERSION!r}; read the text again with this version"
+            )
+        try:
+            origin = Origin(
+                metadata["fingerprint"], metadata["system"], metadata["model"], json.loads(metadata["fields"])
+            )
+            state = {n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")}
+            memory = cls(MemoryState(state), tensors["open.ids"], tensors["open.lengths"], origin)
+            memory.info()
+        except (KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is a damaged memory file: {error!r} is missing or unreadable") from error
+        return memory if model is None else model.adopt(memory, path)

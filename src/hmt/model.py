@@ -1,0 +1,584 @@
+"""SegmentMemoryModel: reading, training and generating over text of any length, written once for every system.
+
+A system is a pure recurrence over segments. It says what stands around the new tokens of a segment (`frame`)
+and what the segment leaves behind (`absorb`); this driver cuts the text, runs the backbone, shifts labels, sums the
+loss over tokens, truncates gradients, replays, and keeps the open segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from . import backbone as bb
+from .config import MemoryConfig
+from .decode import append_token, can_append
+from .fingerprint import fingerprint
+from .frame import Frame, assemble, read_out
+from .memory import Memory, Origin
+from .saving import CheckpointMixin
+from .segments import Grid, make_grid, shift_labels
+from .state import MemoryState
+
+
+@dataclass
+class StepOutput:
+    """What one segment gives: outputs [B, w, d] at its tokens, the next state, log recall weights [B, N] or None."""
+
+    hidden: Tensor
+    state: MemoryState
+    recall: Tensor | None
+
+
+@dataclass
+class MemoryOutput(CausalLMOutputWithPast):
+    """A causal LM output whose `past_key_values` is a `Memory`.
+
+    recall: recall weights [B, S, N] of the call's S segments, where `output_recall=True` and the system recalls; slot
+        i of row b held segment `model.slot_segments(...)`. Rows sum to 1, or to 0 where the bank was empty.
+    recall_loss: mean cross-entropy of the recall weights against `recall_targets`, where those were given.
+    """
+
+    recall: Tensor | None = None
+    recall_loss: Tensor | None = None
+
+
+class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
+    """Base of all systems. Subclasses define `initial_state`, `prepare`, `frame` and `absorb`, and nothing else."""
+
+    config_class = MemoryConfig
+    config: Any
+    base_model_prefix = "backbone"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _is_stateful = True  # a memory cannot be rolled back: refuses assisted decoding
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _supports_context_parallel = False  # segments are sequential
+
+    # Which of the two hooks reads what `prepare` returns; spares the other one the work while decoding.
+    frame_reads_prepared = False
+    absorb_reads_prepared = False
+
+    def __init__(self, config: MemoryConfig, backbone: PreTrainedModel | None = None):
+        super().__init__(config)
+        if backbone is None:
+            backbone = AutoModelForCausalLM.from_config(config.text_config)
+            bb.check_backbone(backbone)
+        else:
+            for tensor in [*backbone.modules(), *backbone.parameters()]:
+                tensor._is_hf_initialized = True  # post_init must not initialise trained weights again
+        self.backbone = backbone
+        self.add_modules(bb.memory_width(backbone))
+        self.post_init()
+
+    # -- what a system defines ------------------------------------------------------------------------------
+
+    def add_modules(self, width: int) -> None:
+        """Create the system's own modules; `width` is d, the width of embeddings and memory vectors."""
+
+    def initial_state(self, batch_size: int) -> MemoryState:
+        """The state of streams that have read nothing."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def prepare(self, segments: Tensor, lengths: Tensor) -> Tensor | None:
+        """What depends on the tokens of each segment alone, for many segments in one pass.
+
+        segments int64 [B, S, w], lengths int64 [B, S] -> [B, S, ...] or None when the system needs nothing.
+        """
+        return None
+
+    def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
+        """The vectors and raw tokens around the next segment."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def absorb(
+        self, state: MemoryState, outputs: Tensor, segment: Tensor, full: Tensor, prepared: Tensor | None
+    ) -> MemoryState:
+        """The state after a segment; rows where `full` (bool [B]) is False must keep theirs.
+
+        outputs: [B, m', d], the backbone's outputs at the suffix. segment: int64 [B, L].
+        """
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def settled(self, open_lengths: Tensor) -> Tensor:
+        """bool [B]: True where one more token cannot change the frame of the open segment (its KV may be kept)."""
+        return torch.ones_like(open_lengths, dtype=torch.bool)
+
+    def slot_segments(self, segments: Tensor) -> Tensor | None:
+        """Which segment each recall slot holds after `segments` (int64 [B]) were read: int64 [B, N], -1 if empty."""
+        return None
+
+    # -- construction -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_backbone(cls, source, *, backbone_kwargs: dict | None = None, **fields):
+        """Give a causal LM a (still untrained) memory.
+
+        Args:
+            source: hub id, folder, or a loaded `PreTrainedModel` (which is wrapped, not copied).
+            backbone_kwargs: passed to `AutoModelForCausalLM.from_pretrained` (dtype, device_map, revision, ...).
+            fields: fields of the system's config, such as `segment_length`.
+        """
+        backbone = bb.load_backbone(source, **(backbone_kwargs or {}))
+        bb.check_head(backbone)
+        name = backbone.name_or_path or (str(source) if not isinstance(source, PreTrainedModel) else "")
+        fields.setdefault("base_model_name_or_path", name or None)
+        fields.setdefault("base_model_revision", (backbone_kwargs or {}).get("revision"))
+        config = cls.config_class(text_config=backbone.config, **fields)
+        model = cls(config, backbone=backbone)
+        weight = backbone.get_input_embeddings().weight
+        for module in model.memory_modules().values():
+            module.to(device=weight.device, dtype=weight.dtype if weight.is_floating_point() else None)
+        model.start_vectors(weight)
+        model.generation_config = backbone.generation_config
+        model.config.dtype = backbone.dtype
+        return model.train(backbone.training)
+
+    @torch.no_grad()
+    def start_vectors(self, embeddings: Tensor) -> None:
+        """Start learned vectors at the scale of the token embeddings, so that they are ordinary inputs at first."""
+        std = embeddings.float().std().item()
+        for module in self.modules():
+            if isinstance(module, bb.Vectors):
+                module.weight.normal_(0.0, std)
+
+    def memory_modules(self) -> dict[str, torch.nn.Module]:
+        """The modules that the system adds to the backbone."""
+        return {name: module for name, module in self.named_children() if name != "backbone"}
+
+    def _init_weights(self, module) -> None:
+        std = getattr(self.config.text_config, "initializer_range", 0.02)
+        if isinstance(module, bb.Vectors):
+            init.normal_(module.weight, 0.0, std)
+        elif isinstance(module, torch.nn.Linear):
+            init.normal_(module.weight, 0.0, module.in_features**-0.5)
+
+    def get_input_embeddings(self):
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.backbone.get_output_embeddings()
+
+    def set_output_embeddings(self, value):
+        self.backbone.set_output_embeddings(value)
+
+    # -- one segment ------------------------------------------------------------------------------------------
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings [..., d], by calling the module: families that scale do it there."""
+        return self.backbone.get_input_embeddings()(ids)
+
+    def hidden(self, embeddings: Tensor) -> Tensor:
+        return bb.last_hidden(self.backbone, embeddings)[0]
+
+    def step(
+        self, segment: Tensor, state: MemoryState, lengths: Tensor | None = None, prepared: Tensor | None = None
+    ) -> StepOutput:
+        """Read one segment. Pure: nothing but the return value changes.
+
+        Args:
+            segment: int64 [B, w], w <= L. lengths: int64 [B] real tokens per row; None means all w.
+            prepared: this segment's slice of `prepare`; computed here when it is None.
+        A row becomes memory only when it holds all L tokens; the others keep their state.
+        """
+        full_length = self.config.segment_length
+        if lengths is None:
+            lengths = torch.full((segment.shape[0],), segment.shape[1], device=segment.device)
+        if prepared is None:
+            prepared = self.prepare_one(segment, lengths)
+        frame = self.frame(state, prepared)
+        embeddings = assemble(frame, self.embed(frame.sensory), self.embed(segment), lengths)
+        hidden, outputs = read_out(self.hidden(embeddings), frame, segment.shape[1], lengths)
+        if segment.shape[1] == full_length:
+            state = self.absorb(state, outputs, segment, lengths == full_length, prepared)
+        return StepOutput(hidden, state, frame.recall)
+
+    def prepare_one(self, segment: Tensor, lengths: Tensor) -> Tensor | None:
+        prepared = self.prepare(segment[:, None], lengths[:, None])
+        return None if prepared is None else prepared[:, 0]
+
+    def run(
+        self,
+        grid: Grid,
+        state: MemoryState,
+        *,
+        bptt_depth: int | None = None,
+        replay: bool = False,
+        chunk: int | None = None,
+    ) -> Iterator[tuple[int, StepOutput]]:
+        """Step over the segments of a grid, yielding (index, output).
+
+        Args:
+            bptt_depth: detach the state after every so many segments; None lets gradients flow through all.
+            replay: recompute each step in the backward pass instead of storing it.
+            chunk: segments whose `prepare` runs in one batch; None means all.
+        """
+        chunk = chunk or grid.num_segments
+        call = checkpointed if replay and torch.is_grad_enabled() else plainly
+        for start in range(0, grid.num_segments, chunk):
+            parts = [grid.segment(i) for i in range(start, min(start + chunk, grid.num_segments))]
+            queue = self._prepare_parts(parts, call)
+            for offset, (ids, lengths) in enumerate(parts):
+                index = start + offset
+                if bptt_depth and index and index % bptt_depth == 0:
+                    state = state.detach()
+                output = call(self.step, ids, state, lengths, queue[offset])
+                state = output.state
+                yield index, output
+
+    def _prepare_parts(self, parts: list[tuple[Tensor, Tensor]], call) -> list:
+        width = max(ids.shape[1] for ids, _ in parts)
+        ids = torch.stack([torch.nn.functional.pad(i, (0, width - i.shape[1])) for i, _ in parts], dim=1)
+        lengths = torch.stack([n for _, n in parts], dim=1)
+        prepared = call(self.prepare, ids, lengths)
+        return [None] * len(parts) if prepared is None else list(prepared.unbind(1))
+
+    # -- any length -----------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor | None = None,
+        recall_targets: Tensor | None = None,
+        recall_loss_weight: float = 0.0,
+        bptt_depth: int | None = None,
+        replay: bool = False,
+        output_recall: bool = False,
+        inputs_embeds: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> MemoryOutput | tuple:
+        """Read new tokens, of any length, on top of a memory.
+
+        Args:
+            input_ids: int64 [B, T], only tokens the memory has not seen.
+            attention_mask: [B, T] (or longer: the last T columns count), 0 at padding, which may stand anywhere.
+            labels: int64 [B, T] aligned with `input_ids`, -100 where not scored. The loss is the sum over all scored
+                tokens of all segments divided by their number (`num_items_in_batch`, if the Trainer passes it).
+            past_key_values: a `Memory`; None starts new streams.
+            use_cache: return a `Memory` (default: yes, unless training or scoring labels without one).
+            logits_to_keep: as in transformers: 0 or None all, n the last n columns, or a 1-D index tensor. When
+                training with labels and this is None, no logits are returned (they would not fit for long samples).
+            recall_targets: int64 [B, S], for each segment of the call the (absolute) segment its recall should
+                point at, -100 for none.
+            recall_loss_weight: weight of the recall loss in `loss`.
+            bptt_depth, replay: see `run`.
+            output_recall: return recall weights.
+        Returns a `MemoryOutput`. At a masked column the logits are those of the last real token before it.
+        """
+        self._check_inputs(input_ids, inputs_embeds, attention_mask)
+        batch, width = input_ids.shape
+        mask = None if attention_mask is None else attention_mask[:, -width:].bool()
+        given = past_key_values is not None
+        memory = self._memory_for(past_key_values, batch, input_ids.device)
+        if use_cache is None:
+            use_cache = given or not (self.training or labels is not None)
+        if can_append(self, memory, input_ids, mask) and labels is None and not output_recall:
+            hidden = append_token(self, memory, input_ids)
+            memory.columns_fed += width
+            logits = bb.head(self.backbone, hidden)
+            return self._output(return_dict, logits=logits, past_key_values=memory if use_cache else None)
+
+        grid = make_grid(input_ids, mask, memory.open_ids, memory.open_lengths, self.config.segment_length)
+        self._check_tokens(grid, fresh=not given)
+        targets = None if labels is None else shift_labels(grid, labels, mask)
+        count = kwargs.pop("num_items_in_batch", None)
+        if targets is not None and count is None:
+            count = (targets != -100).sum().clamp(min=1)
+        columns = self._kept_columns(logits_to_keep, width, skip=self.training and labels is not None)
+
+        state, losses, kept, recalls = memory.state, [], [], []
+        for index, out in self.run(grid, state, bptt_depth=bptt_depth, replay=replay):
+            state = out.state
+            if targets is not None:
+                start = index * grid.segment_length
+                goal = targets[:, start : start + out.hidden.shape[1]]
+                losses.append(self._segment_loss(out.hidden, goal, count, replay, kwargs))
+            if columns is not None:
+                kept.append(out.hidden)
+            if out.recall is not None:
+                recalls.append(out.recall)
+
+        loss = torch.stack(losses).sum() if losses else None
+        logits = None
+        if columns is not None:
+            at = grid.positions.index_select(1, columns)
+            stream = torch.cat(kept, dim=1)
+            wanted = stream.gather(1, at.clamp(min=0).unsqueeze(-1).expand(-1, -1, stream.shape[-1]))
+            logits = bb.head(self.backbone, wanted)
+        recall = torch.stack(recalls, dim=1) if recalls else None
+        recall_loss = None
+        if recall_targets is not None and recall is not None:
+            recall_loss = self._recall_loss(recall, recall_targets, memory.state.segments)
+            if loss is not None and recall_loss_weight:
+                loss = loss + recall_loss_weight * recall_loss
+        if use_cache:
+            self._advance(memory, state, grid, width)
+        return self._output(
+            return_dict,
+            loss=loss,
+            logits=logits,
+            past_key_values=memory if use_cache else None,
+            recall=recall.exp() if output_recall and recall is not None else None,
+            recall_loss=recall_loss,
+        )
+
+    @torch.no_grad()
+    def read(
+        self,
+        input_ids,
+        attention_mask: Tensor | None = None,
+        memory: Memory | None = None,
+        *,
+        chunk: int = 8,
+        progress=None,
+    ) -> Memory:
+        """Read text into a memory: no logits, constant memory, any length.
+
+        Args:
+            input_ids: int64 [B, T], [T] or a list of ids. attention_mask: as in `forward`.
+            memory: what to add to; left untouched. None starts new streams.
+            chunk: segments whose summaries run in one batch (more is faster and takes more memory).
+            progress: called as progress(tokens_done) after each segment.
+        Returns a new `Memory`.
+        """
+        input_ids = torch.as_tensor(input_ids, device=self.device)
+        input_ids = input_ids[None] if input_ids.dim() == 1 else input_ids
+        self._check_inputs(input_ids, None, attention_mask)
+        mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
+        given = memory is not None
+        memory = self._memory_for(memory, input_ids.shape[0], input_ids.device).copy()
+        grid = make_grid(input_ids, mask, memory.open_ids, memory.open_lengths, self.config.segment_length)
+        self._check_tokens(grid, fresh=not given)
+        training = self.training
+        self.eval()
+        try:
+            # the open segment stays raw ids: nothing is left to compute for it
+            closed = grid.longest // grid.segment_length
+            state = memory.state
+            for index, out in self.run(grid, state, chunk=chunk) if closed else ():
+                state = out.state
+                if progress is not None:
+                    progress(min((index + 1) * grid.segment_length, grid.longest))
+                if index + 1 == closed:
+                    break
+        finally:
+            self.train(training)
+        self._advance(memory, state, grid, 0)
+        return memory
+
+    # -- generation ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(self, inputs=None, *args, past_key_values: Memory | None = None, **kwargs):
+        """`transformers` generate: all strategies but assisted decoding, streamers, ragged batches, any length.
+
+        `past_key_values` may be a `Memory`; `inputs` are then only the new ids. It is copied, so one memory can be
+        asked many questions; `return_dict_in_generate=True` returns the advanced copy.
+        """
+        ids = inputs if inputs is not None else kwargs.get("input_ids")
+        if ids is None or ids.shape[-1] == 0:
+            raise ValueError("generate needs at least one prompt token per stream")
+        mask = kwargs.get("attention_mask")
+        if mask is not None and not mask.bool().any(1).all():
+            raise ValueError("a row of the prompt is all padding; there is nothing to continue from")
+        if past_key_values is not None:
+            past_key_values = self._memory_for(past_key_values, None, ids.device).copy()
+        elif kwargs.get("use_cache") is not False and getattr(kwargs.get("generation_config"), "use_cache", 1):
+            past_key_values = self.new_memory(ids.shape[0])
+        if past_key_values is not None:
+            kwargs["past_key_values"] = past_key_values
+        return super().generate(inputs, *args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, attention_mask=None, next_sequence_length=None, **kwargs
+    ):
+        # Stock code slices the ids by comparing lengths with the cache, which is wrong for "memory + only new ids".
+        # The memory itself knows how many columns of this call's ids it has been fed.
+        if isinstance(past_key_values, Memory):
+            repeats = input_ids.shape[0] // past_key_values.batch_size
+            if repeats > 1:  # beams, or several return sequences
+                past_key_values.batch_repeat_interleave(repeats)
+            next_sequence_length = input_ids.shape[1] - past_key_values.columns_fed
+            if attention_mask is not None:
+                attention_mask = attention_mask[:, -next_sequence_length:]
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            next_sequence_length=next_sequence_length,
+            **kwargs,
+        )
+
+    # -- memories -----------------------------------------------------------------------------------------------
+
+    def new_memory(self, batch_size: int) -> Memory:
+        """The memory of streams that have read nothing."""
+        device = self.get_input_embeddings().weight.device
+        ids = torch.zeros(batch_size, self.config.segment_length, dtype=torch.long, device=device)
+        lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
+        return Memory(self.initial_state(batch_size), ids, lengths, self.origin())
+
+    def origin(self) -> Origin:
+        """What ties a memory to this model. The fingerprint is only computed when somebody saves or loads."""
+        return LazyOrigin(self)
+
+    def adopt(self, memory: Memory, source="the memory") -> Memory:
+        """Check that `memory` was made by this model, and move it to its device. ValueError if it was not."""
+        mine = self.origin()
+        if memory.origin.system != mine.system:
+            raise ValueError(f"{source} belongs to a {memory.origin.system} model, this is {mine.system}")
+        if memory.origin.fields != mine.fields:
+            names = sorted(memory.origin.fields.keys() | mine.fields.keys())
+            pairs = ((n, memory.origin.fields.get(n), mine.fields.get(n)) for n in names)
+            text = ", ".join(f"{n}={theirs!r} (here {ours!r})" for n, theirs, ours in pairs if theirs != ours)
+            raise ValueError(f"{source} was made with another configuration: {text}")
+        if memory.origin.fingerprint != mine.fingerprint:
+            raise ValueError(
+                f"{source} was made by a model with other weights ({memory.origin.model or 'unnamed'}); a memory only "
+                "means something to the model that wrote it, so read the text again with this one"
+            )
+        want = {name: tensor.shape[1:] for name, tensor in self.initial_state(1).tensors.items()}
+        have = {name: tensor.shape[1:] for name, tensor in memory.state.tensors.items()}
+        if want != have:
+            raise ValueError(f"{source} is damaged: its tensors have shapes {have}, this model needs {want}")
+        state = self.initial_state(1)
+        memory = memory.to(self.get_input_embeddings().weight.device)
+        memory.state = MemoryState({n: t.to(state[n].dtype) for n, t in memory.state.tensors.items()})
+        memory.origin = mine
+        return memory
+
+    def _memory_for(self, cache, batch: int | None, device) -> Memory:
+        if isinstance(cache, Memory):
+            if batch is not None and cache.batch_size != batch:
+                raise ValueError(f"the memory holds {cache.batch_size} streams and the input {batch} rows")
+            if isinstance(cache.origin, LazyOrigin) and cache.origin.owner is self:
+                return cache
+            return self.adopt(cache)
+        if cache is not None and cache.get_seq_length() > 0:
+            raise ValueError(
+                f"past_key_values must be a hmt Memory made by this model, not a filled {type(cache).__name__}"
+            )
+        return self.new_memory(batch or 1)
+
+    def _advance(self, memory: Memory, state: MemoryState, grid: Grid, columns: int) -> None:
+        memory.state = state
+        memory.open_ids, memory.open_lengths = grid.tail()
+        memory.kv = None
+        memory.columns_fed += columns
+
+    # -- pieces of forward --------------------------------------------------------------------------------------
+
+    def _check_inputs(self, input_ids, inputs_embeds, attention_mask) -> None:
+        if inputs_embeds is not None:
+            raise ValueError("pass input_ids: sensory memory keeps raw tokens, so inputs_embeds cannot be read")
+        if input_ids is None or input_ids.dim() != 2 or input_ids.shape[1] == 0:
+            shape = None if input_ids is None else tuple(input_ids.shape)
+            raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {shape}")
+        if attention_mask is not None and (
+            attention_mask.dim() != 2 or attention_mask.shape[1] < input_ids.shape[1]
+        ):
+            raise ValueError(f"attention_mask must be [batch, tokens], got {tuple(attention_mask.shape)}")
+
+    def _check_tokens(self, grid: Grid, fresh: bool) -> None:
+        vocabulary = self.config.vocab_size
+        low, high = torch.stack([grid.ids.min(), grid.ids.max()]).tolist()
+        if low < 0 or high >= vocabulary:
+            raise ValueError(
+                f"token id {high if high >= vocabulary else low} is outside the vocabulary of {vocabulary}; "
+                "was the text tokenised with this model's tokenizer?"
+            )
+        if fresh and grid.shortest == 0:
+            rows = (grid.lengths == 0).nonzero().flatten().tolist()
+            raise ValueError(f"rows {rows} of the batch are all padding; drop them")
+
+    @staticmethod
+    def _kept_columns(keep: int | Tensor | None, width: int, skip: bool) -> Tensor | None:
+        if keep is None and skip:
+            return None
+        if isinstance(keep, Tensor):
+            if keep.dim() != 1:
+                raise ValueError("logits_to_keep is a number of columns or a 1-D tensor of column indices")
+            return torch.arange(width, device=keep.device)[keep]
+        return torch.arange(width)[slice(-keep, None) if keep else slice(None)]
+
+    def _segment_loss(self, hidden: Tensor, goal: Tensor, count, replay: bool, kwargs: dict) -> Tensor:
+        def score(hidden: Tensor) -> Tensor:
+            logits = bb.head(self.backbone, hidden)
+            return self.loss_function(
+                logits=logits,
+                labels=None,
+                vocab_size=logits.shape[-1],
+                num_items_in_batch=count,
+                shift_labels=goal.contiguous(),
+                **kwargs,
+            )
+
+        # with replay the logits of a segment are recomputed too: they are the largest tensor of a step
+        return (checkpointed if replay and torch.is_grad_enabled() else plainly)(score, hidden)
+
+    def _recall_loss(self, recall: Tensor, targets: Tensor, before: Tensor) -> Tensor:
+        """Mean of -log weight of the slot that holds the target segment; 0 where no target is in the bank."""
+        targets = targets[:, : recall.shape[1]]
+        recall = recall[:, : targets.shape[1]]
+        now = before[:, None] + torch.arange(targets.shape[1], device=recall.device)
+        slots = self.slot_segments(now.flatten())
+        hit = (slots.view(*now.shape, -1) == targets.unsqueeze(-1)) & (targets >= 0).unsqueeze(-1)
+        valid = hit.any(-1)
+        picked = torch.where(hit, recall, 0.0).sum(-1)
+        return -(picked * valid).sum() / valid.sum().clamp(min=1)
+
+    @staticmethod
+    def _output(return_dict: bool | None, **fields) -> MemoryOutput | tuple:
+        output = MemoryOutput(**fields)
+        return output.to_tuple() if return_dict is False else output
+
+
+class LazyOrigin(Origin):
+    """The origin of a memory that its model still holds: nothing is hashed until a file needs it."""
+
+    def __init__(self, owner: SegmentMemoryModel):
+        self.owner = owner
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        return fingerprint(self.owner)
+
+    @property
+    def system(self) -> str:  # type: ignore[override]
+        return self.owner.config.model_type
+
+    @property
+    def model(self) -> str:  # type: ignore[override]
+        config = self.owner.config
+        return config.name_or_path or config.base_model_name_or_path or ""
+
+    @property
+    def fields(self) -> dict:  # type: ignore[override]
+        return self.owner.config.memory_fields()
+
+
+def plainly(function, *args):
+    return function(*args)
+
+
+def checkpointed(function, *args):
+    return checkpoint(function, *args, use_reentrant=False)

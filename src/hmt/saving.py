@@ -1,0 +1,137 @@
+"""Checkpoints: the whole model, or only what was trained beside a frozen or LoRA-tuned backbone."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from transformers import AutoConfig
+from transformers.utils import cached_file
+
+from .backbone import load_backbone
+from .files import write_atomically
+
+MEMORY_WEIGHTS = "memory.safetensors"
+ADAPTER_FOLDER = "adapter"
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class CheckpointMixin:
+    """`save_pretrained` and `from_pretrained` with an adapter-only form; mixed into `SegmentMemoryModel`."""
+
+    def has_lora(self) -> bool:
+        return bool(getattr(self.backbone, "_hf_peft_config_loaded", False))
+
+    def backbone_is_frozen(self) -> bool:
+        return self.has_lora() or not any(p.requires_grad for p in self.backbone.parameters())
+
+    def add_lora(self, *, r: int = 8, alpha: int = 32, dropout: float = 0.1, target_modules=None) -> None:
+        """Freeze the backbone and put LoRA adapters into it (the paper: r = 8); the memory stays trainable.
+
+        target_modules: as in peft's LoraConfig; None takes peft's defaults for the model type, or every linear layer
+        where peft knows none.
+        """
+        from peft import LoraConfig
+        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+        if target_modules is None:
+            target_modules = KNOWN.get(self.backbone.config.model_type, "all-linear")
+        config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules)
+        self.backbone.requires_grad_(False)
+        self.backbone.add_adapter(config)
+
+    def freeze_backbone(self) -> None:
+        """Train only what the system adds."""
+        self.backbone.requires_grad_(False)
+
+    def save_pretrained(self, save_directory, *, adapter_only: bool | None = None, **kwargs) -> None:
+        """Save to a folder.
+
+        adapter_only: save the memory modules and LoRA adapters without the backbone, and refer to it by name. None
+            does so when the backbone is frozen or LoRA-tuned and came from a named place.
+        """
+        base = self.config.base_model_name_or_path
+        if adapter_only is None:
+            adapter_only = self.backbone_is_frozen() and bool(base)
+        if adapter_only and not base:
+            raise ValueError(
+                "an adapter-only checkpoint must name its backbone: save the backbone with "
+                "`backbone.save_pretrained(folder)` and build the model with `from_backbone(folder)`"
+            )
+        if not adapter_only and self.has_lora():
+            raise ValueError(
+                "LoRA weights are saved beside a named backbone: pass `base_model_name_or_path=` to from_backbone, "
+                "or merge the adapters into the backbone first"
+            )
+        if not adapter_only:
+            self.config.adapter_only = False
+            super().save_pretrained(save_directory, **kwargs)
+            return
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = kwargs.get("state_dict") or self.state_dict()
+        tensors = {n: t for n, t in state.items() if not n.startswith("backbone.")}
+        tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+        write_atomically(folder / MEMORY_WEIGHTS, save(tensors, {"format": "pt"}))
+        if self.has_lora():
+            self.backbone.save_pretrained(folder / ADAPTER_FOLDER)
+        config = copy.deepcopy(self.config)
+        config.adapter_only = True
+        config.architectures = [type(self).__name__]
+        config.save_pretrained(folder)
+        self.generation_config.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+        """Load what `save_pretrained` wrote; the backbone of an adapter-only checkpoint is fetched by its name."""
+        hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+        known = config
+        if known is None and pretrained_model_name_or_path is not None:
+            known = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+        if not getattr(known, "adapter_only", False):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        options = {k: v for k, v in kwargs.items() if k not in (*_HUB_OPTIONS, "output_loading_info")}
+        if known.base_model_revision:
+            options["revision"] = known.base_model_revision
+        try:
+            backbone = load_backbone(known.base_model_name_or_path, **options)
+        except OSError as error:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds only the memory; its backbone "
+                f"{known.base_model_name_or_path!r} could not be loaded: {error}"
+            ) from error
+        adapter = Path(str(pretrained_model_name_or_path)) / ADAPTER_FOLDER
+        if adapter.is_dir():
+            backbone.load_adapter(str(adapter))
+        elif not Path(str(pretrained_model_name_or_path)).exists():  # a hub repository
+            file = cached_file(
+                pretrained_model_name_or_path,
+                f"{ADAPTER_FOLDER}/adapter_config.json",
+                _raise_exceptions_for_missing_entries=False,
+                **hub,
+            )
+            if file is not None:
+                backbone.load_adapter(
+                    pretrained_model_name_or_path, adapter_kwargs={"subfolder": ADAPTER_FOLDER, **hub}
+                )
+        backbone.requires_grad_(False)
+        model = cls(known, backbone=backbone)
+        model.load_memory_weights(cached_file(pretrained_model_name_or_path, MEMORY_WEIGHTS, **hub))
+        model.generation_config = backbone.generation_config
+        model.config.name_or_path = str(pretrained_model_name_or_path)
+        return model.eval()
+
+    @torch.no_grad()
+    def load_memory_weights(self, file) -> None:
+        """Fill the system's own modules from `memory.safetensors`; ValueError when they do not fit."""
+        weights = load_file(file)
+        own = {n: p for n, p in self.named_parameters() if not n.startswith("backbone.")}
+        if own.keys() != weights.keys():
+            raise ValueError(f"{file} holds {sorted(weights)}, this model has {sorted(own)}")
+        like = self.get_input_embeddings().weight
+        for module in self.memory_modules().values():
+            module.to(device=like.device, dtype=like.dtype if like.is_floating_point() else None)
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])

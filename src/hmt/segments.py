@@ -1,0 +1,99 @@
+"""Cutting padded rows of tokens into segments, and finding the way back.
+
+A row is one stream. Its padding (anywhere) is dropped, the tokens of its open segment are put in front, and the
+result is cut into segments of L. So the segmentation of a stream never depends on padding, on its neighbours
+in the batch or on how the text was cut into calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tokens of a batch, left-aligned and cut into S segments of L.
+
+    Attributes:
+        ids: int64 [B, S*L]; positions at or beyond `lengths` hold 0 and mean nothing.
+        lengths: int64 [B], tokens per row, those of the open segment included.
+        opened: int64 [B], how many of them were there before this call.
+        positions: int64 [B, T]; where the caller's column t of row b stands in the row of `ids` (for a masked
+            column: the last real token before it, or -1 when there is none).
+        segment_length: L.
+        longest: largest entry of `lengths`, as a Python number.
+        shortest: smallest entry of `lengths`, as a Python number.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    opened: Tensor
+    positions: Tensor
+    segment_length: int
+    longest: int
+    shortest: int
+
+    @property
+    def num_segments(self) -> int:
+        return self.ids.shape[1] // self.segment_length
+
+    def segment(self, index: int) -> tuple[Tensor, Tensor]:
+        """Ids [B, w] and lengths [B] (0..w) of segment `index`; w is L, or less where no row fills it."""
+        start = index * self.segment_length
+        width = min(self.segment_length, self.longest - start)
+        lengths = (self.lengths - start).clamp(0, self.segment_length)
+        return self.ids[:, start : start + width], lengths
+
+    def tail(self) -> tuple[Tensor, Tensor]:
+        """The open segment after this call: ids [B, L] (0 beyond) and lengths [B] (< L)."""
+        length = self.lengths % self.segment_length
+        offsets = torch.arange(self.segment_length, device=self.ids.device)
+        index = ((self.lengths - length)[:, None] + offsets).clamp(max=self.ids.shape[1] - 1)
+        inside = offsets < length[:, None]
+        return torch.where(inside, self.ids.gather(1, index), 0), length
+
+
+def make_grid(
+    ids: Tensor, mask: Tensor | None, open_ids: Tensor, open_lengths: Tensor, segment_length: int
+) -> Grid:
+    """Put the new tokens behind the open ones.
+
+    Args:
+        ids: int64 [B, T], the new tokens.
+        mask: bool [B, T], True where a token is real; None means all of them.
+        open_ids, open_lengths: int64 [B, L] and [B], the open segment so far.
+    """
+    batch, width = ids.shape
+    if mask is None:
+        mask = torch.ones_like(ids, dtype=torch.bool)
+    lengths = open_lengths + mask.sum(1)
+    spans = torch.stack([lengths.amax(), lengths.amin()]).tolist() if width else [0, 0]
+    longest, shortest = int(spans[0]), int(spans[1])
+    num_segments = max(1, -(-longest // segment_length))
+    flat = ids.new_zeros(batch, num_segments * segment_length + 1)  # one spare column takes the masked tokens
+    keep = min(segment_length, flat.shape[1] - 1)
+    flat[:, :keep] = open_ids[:, :keep]
+    rank = open_lengths[:, None] + mask.long().cumsum(1) - 1
+    flat.scatter_(1, torch.where(mask, rank, flat.shape[1] - 1), ids)
+    seen = mask.long().cumsum(1) > 0
+    # what the spare column and stale open ids hold must never be read: blank everything beyond the lengths
+    flat = torch.where(torch.arange(flat.shape[1], device=ids.device) < lengths[:, None], flat, 0)[:, :-1]
+    positions = torch.where(seen, rank, -1)
+    return Grid(flat, lengths, open_lengths, positions, segment_length, longest, shortest)
+
+
+def shift_labels(grid: Grid, labels: Tensor, mask: Tensor | None) -> Tensor:
+    """For every position of the grid, the label of the *next* token of its row, -100 where there is none.
+
+    `labels` [B, T] is aligned with the caller's ids, as everywhere in transformers. The first new token of a call
+    has no predecessor in it and is not scored. Returns int64 [B, S*L].
+    """
+    mask = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
+    flat = labels.new_full((labels.shape[0], grid.ids.shape[1] + 1), -100)
+    target = grid.positions - 1
+    valid = mask & (target >= grid.opened[:, None])
+    flat.scatter_(1, torch.where(valid, target, flat.shape[1] - 1), labels)
+    return flat[:, :-1]

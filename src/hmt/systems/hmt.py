@@ -1,0 +1,194 @@
+"""Hierarchical Memory Transformer (He et al., NAACL 2025, arXiv 2405.06067), equations 1 to 5.
+
+Per segment n of L new tokens H_n:
+    S_n = BBM([T | H_n[0, j) | T]) at the trailing T                                 (1)
+    P_n = softmax(S_n W_q (M W_k)^T / sqrt(d_h)) M   over the last N memory embeddings   (2, 3)
+    H   = BBM([P_n | H_{n-1}[L-k, L) | H_n | P_n])                                  (4)
+    token outputs = H at H_n;  M_n = H at the trailing P_n                          (5)
+Without recall (training stage 1) P_n is the last memory embedding, as in RMT.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+
+from ..backbone import Vectors
+from ..config import MemoryConfig
+from ..frame import Frame, assemble, read_out, slide
+from ..model import SegmentMemoryModel
+from ..state import MemoryState
+
+
+@strict
+class HMTConfig(MemoryConfig):
+    """Configuration of an HMT. Paper's symbols in brackets; see `MemoryConfig` for the shared fields.
+
+    Args:
+        summary_length: leading tokens of a segment that its summary covers [j]; None means L/2.
+        sensory_length: raw tokens of the previous segment that are read again [k].
+        memory_size: memory embeddings kept, first in first out [N].
+        recall_dim: width of W_q and W_k [d_h]; None means the width of the embeddings.
+        recall_query: where the query comes from: "segment" (head of the segment being read: the paper; its recall
+            prompt sees the first j tokens, so only positions >= j are scored fairly), "previous" (tail of the segment
+            before: strictly causal) or "memory" (the last memory embedding: causal, and no summary pass).
+        recall: False is training stage 1.
+    """
+
+    model_type = "hmt"
+
+    summary_length: int | None = None
+    sensory_length: int = 32
+    memory_size: int = 300
+    recall_dim: int | None = None
+    recall_query: Literal["segment", "previous", "memory"] = "segment"
+    recall: bool = True
+
+    def __post_init__(self, **kwargs):
+        if self.summary_length is None:
+            self.summary_length = max(1, self.segment_length // 2)
+        super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        super().check()
+        if not 1 <= self.summary_length <= self.segment_length:
+            raise ValueError(
+                f"summary_length must be between 1 and segment_length ({self.segment_length}), "
+                f"got {self.summary_length}"
+            )
+        if self.sensory_length < 0:
+            raise ValueError(f"sensory_length must not be negative, got {self.sensory_length}")
+        if self.memory_size < 1:
+            raise ValueError(f"memory_size must be at least 1, got {self.memory_size}")
+        if self.recall_dim is not None and self.recall_dim < 1:
+            raise ValueError(f"recall_dim must be at least 1, got {self.recall_dim}")
+
+
+class Recall(nn.Module):
+    """Equations 2 and 3: single head, no value and no output projection."""
+
+    def __init__(self, width: int, recall_dim: int):
+        super().__init__()
+        self.query = nn.Linear(width, recall_dim, bias=False)
+        self.key = nn.Linear(width, recall_dim, bias=False)
+        self.scale = recall_dim**-0.5
+
+    def forward(self, query: Tensor, bank: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
+        """Recall prompt [B, d] and log weights [B, N], for query [B, d], bank [B, N, d], filled bool [B, N].
+
+        (S W_q)(M W_k)^T = (S W_q W_k^T) M^T, so the query is folded instead of projecting the bank: no keys are
+        stored, and none are projected again at every segment. Weights are computed in float32.
+        """
+        folded = nn.functional.linear(self.query(query), self.key.weight.t())
+        scores = torch.einsum("bd,bnd->bn", folded.float(), bank.float()) * self.scale
+        log_weights = scores.masked_fill(~filled, torch.finfo(scores.dtype).min).log_softmax(-1)
+        log_weights = log_weights.masked_fill(~filled, torch.finfo(scores.dtype).min)
+        prompt = torch.einsum("bn,bnd->bd", log_weights.exp(), bank.float())
+        return prompt.to(bank.dtype), log_weights
+
+
+class HMTForCausalLM(SegmentMemoryModel):
+    """A backbone with sensory, short-term and long-term memory.
+
+    State: bank [B, N, d] (ring buffer), latest [B, d], query [B, d] (only `recall_query="previous"`), sensory ids
+    [B, k], segments [B].
+    """
+
+    config_class = HMTConfig
+
+    def add_modules(self, width: int) -> None:
+        config = self.config
+        self.summary_prompt = Vectors(1, width)  # T
+        self.first_prompt = Vectors(1, width)  # stands for P_n while there is nothing to recall
+        self.recall = Recall(width, config.recall_dim or width)
+
+    @property
+    def frame_reads_prepared(self) -> bool:  # type: ignore[override]
+        return self.config.recall and self.config.recall_query == "segment"
+
+    @property
+    def absorb_reads_prepared(self) -> bool:  # type: ignore[override]
+        return self.config.recall and self.config.recall_query == "previous"
+
+    def initial_state(self, batch_size: int) -> MemoryState:
+        config, like = self.config, self.first_prompt.weight
+        width = like.shape[1]
+        tensors = {
+            "bank": like.new_zeros(batch_size, config.memory_size, width),
+            "latest": like.new_zeros(batch_size, width),
+            "sensory": torch.zeros(batch_size, config.sensory_length, dtype=torch.long, device=like.device),
+            "segments": torch.zeros(batch_size, dtype=torch.long, device=like.device),
+        }
+        if config.recall_query == "previous":
+            tensors["query"] = like.new_zeros(batch_size, width)
+        return MemoryState({name: tensor.detach() for name, tensor in tensors.items()})
+
+    def summarise(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Equation 1 for R runs of tokens at once: int64 [R, w], lengths [R] -> [R, d]."""
+        prompt = self.summary_prompt(ids.shape[0])
+        none = ids[:, :0]
+        frame = Frame(prompt, prompt, none, torch.zeros_like(lengths))
+        hidden = self.hidden(assemble(frame, self.embed(none), self.embed(ids), lengths))
+        return read_out(hidden, frame, 0, lengths)[1][:, 0]
+
+    def prepare(self, segments: Tensor, lengths: Tensor) -> Tensor | None:
+        """Summaries [B, S, d] of all segments in one pass: of their heads, or of their tails ("previous")."""
+        config = self.config
+        if not config.recall or config.recall_query == "memory":
+            return None
+        ids, lengths_flat = segments.flatten(0, 1), lengths.flatten()
+        j = min(config.summary_length, ids.shape[1])
+        if config.recall_query == "segment":
+            ids = ids[:, :j]
+        else:  # the last j real tokens of each row
+            start = (lengths_flat - j).clamp(min=0)[:, None]
+            index = start + torch.arange(j, device=ids.device)
+            ids = ids.gather(1, index.clamp(max=ids.shape[1] - 1))
+        summary = self.summarise(ids, lengths_flat.clamp(max=j))
+        return summary.view(*lengths.shape, -1)
+
+    def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
+        config = self.config
+        batch = state.batch_size
+        started = (state.segments > 0)[:, None]
+        if config.recall:
+            if config.recall_query == "segment":
+                query = prepared
+            else:
+                query = state["query"] if config.recall_query == "previous" else state["latest"]
+            filled = self.slot_segments(state.segments) >= 0
+            recalled, log_weights = self.recall(query, state["bank"], filled)
+        else:
+            recalled, log_weights = state["latest"], None
+        prompt = torch.where(started, recalled, self.first_prompt(batch)[:, 0])[:, None]
+        seen = (state.segments * config.segment_length).clamp(max=config.sensory_length)
+        return Frame(prompt, prompt, state["sensory"], seen, log_weights)
+
+    def absorb(self, state, outputs, segment, full, prepared) -> MemoryState:
+        embedding = outputs[:, 0]
+        size = state["bank"].shape[1]
+        slot = torch.arange(size, device=segment.device) == (state.segments % size)[:, None]
+        new = {
+            "bank": torch.where(slot[..., None], embedding[:, None].to(state["bank"].dtype), state["bank"]),
+            "latest": embedding,
+            "sensory": slide(state["sensory"], segment),
+            "segments": state.segments + 1,
+        }
+        if "query" in state.tensors and prepared is not None:
+            new["query"] = prepared
+        return state.updated(full, **new)
+
+    def settled(self, open_lengths: Tensor) -> Tensor:
+        if self.frame_reads_prepared:
+            return open_lengths >= self.config.summary_length
+        return super().settled(open_lengths)
+
+    def slot_segments(self, segments: Tensor) -> Tensor:
+        size = self.config.memory_size
+        slot = torch.arange(size, device=segments.device)
+        last = segments[:, None] - 1
+        held = last - (last - slot) % size  # the newest segment that was written to this slot
+        return torch.where((held >= 0) & (last >= 0), held, -1)

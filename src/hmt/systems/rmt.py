@@ -1,0 +1,69 @@
+"""Recurrent Memory Transformer (Bulatov et al., NeurIPS 2022, arXiv 2207.06881), as a decoder wrapper.
+
+Per segment: H = BBM([mem | tokens | mem]); the outputs at the trailing m positions are the next `mem`. The first
+`mem` is learned. Memory tokens attend causally, as in the authors' own wrapper for decoders. `sensory_length` is not
+in the paper: it gives RMT the raw last tokens that HMT has, so that the two can be told apart.
+"""
+
+from __future__ import annotations
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor
+
+from ..backbone import Vectors
+from ..config import MemoryConfig
+from ..frame import Frame, slide
+from ..model import SegmentMemoryModel
+from ..state import MemoryState
+
+
+@strict
+class RMTConfig(MemoryConfig):
+    """Configuration of an RMT.
+
+    Args:
+        num_memory_tokens: memory vectors [m].
+        sensory_length: raw tokens of the previous segment that are read again (0 in the paper).
+    """
+
+    model_type = "rmt"
+
+    num_memory_tokens: int = 1
+    sensory_length: int = 0
+
+    def check(self) -> None:
+        super().check()
+        if self.num_memory_tokens < 1:
+            raise ValueError(f"num_memory_tokens must be at least 1, got {self.num_memory_tokens}")
+        if self.sensory_length < 0:
+            raise ValueError(f"sensory_length must not be negative, got {self.sensory_length}")
+
+
+class RMTForCausalLM(SegmentMemoryModel):
+    """A backbone with m recurrent memory vectors. State: memory [B, m, d], sensory ids [B, k], segments [B]."""
+
+    config_class = RMTConfig
+
+    def add_modules(self, width: int) -> None:
+        self.first_prompt = Vectors(self.config.num_memory_tokens, width)
+
+    def initial_state(self, batch_size: int) -> MemoryState:
+        config, like = self.config, self.first_prompt.weight
+        return MemoryState({
+            "memory": like.new_zeros(batch_size, *like.shape).detach(),
+            "sensory": torch.zeros(batch_size, config.sensory_length, dtype=torch.long, device=like.device),
+            "segments": torch.zeros(batch_size, dtype=torch.long, device=like.device),
+        })
+
+    def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
+        config = self.config
+        started = (state.segments > 0)[:, None, None]
+        memory = torch.where(started, state["memory"], self.first_prompt(state.batch_size))
+        seen = (state.segments * config.segment_length).clamp(max=config.sensory_length)
+        return Frame(memory, memory, state["sensory"], seen)
+
+    def absorb(self, state, outputs, segment, full, prepared) -> MemoryState:
+        return state.updated(
+            full, memory=outputs, sensory=slide(state["sensory"], segment), segments=state.segments + 1
+        )

@@ -1,0 +1,58 @@
+"""The backbone with nothing but the raw tokens of what came just before: the baseline every memory must beat.
+
+With `window_length` = the sensory length of an HMT it is the "sensory only" row of every table; with a longer window
+it is a backbone with a sliding window, read in steps of L tokens. No new parameters.
+"""
+
+from __future__ import annotations
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor
+
+from ..config import MemoryConfig
+from ..frame import Frame, slide
+from ..model import SegmentMemoryModel
+from ..state import MemoryState
+
+
+@strict
+class WindowConfig(MemoryConfig):
+    """Configuration of the window baseline.
+
+    Args:
+        window_length: raw tokens before the segment that are read again; 0 is the plain backbone per segment.
+    """
+
+    model_type = "memory_window"
+
+    window_length: int = 512
+
+    def check(self) -> None:
+        super().check()
+        if self.window_length < 0:
+            raise ValueError(f"window_length must not be negative, got {self.window_length}")
+
+
+class WindowForCausalLM(SegmentMemoryModel):
+    """A backbone that reads again the last `window_length` tokens. State: window ids [B, w], segments [B]."""
+
+    config_class = WindowConfig
+
+    def initial_state(self, batch_size: int) -> MemoryState:
+        device = self.get_input_embeddings().weight.device
+        window = torch.zeros(batch_size, self.config.window_length, dtype=torch.long, device=device)
+        segments = torch.zeros(batch_size, dtype=torch.long, device=device)
+        return MemoryState({"window": window, "segments": segments})
+
+    def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
+        none = self.get_input_embeddings().weight.new_zeros(state.batch_size, 0, self.width)
+        seen = (state.segments * self.config.segment_length).clamp(max=self.config.window_length)
+        return Frame(none, none, state["window"], seen)
+
+    def absorb(self, state, outputs, segment, full, prepared) -> MemoryState:
+        return state.updated(full, window=slide(state["window"], segment), segments=state.segments + 1)
+
+    @property
+    def width(self) -> int:
+        return self.get_input_embeddings().embedding_dim
