@@ -54,7 +54,16 @@ class MemoryConfig(PreTrainedConfig):
             self.text_config = AutoConfig.for_model(values.pop("model_type"), **values)
         # Tying is decided by the backbone; the wrapper only repeats it for transformers' own bookkeeping.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+        # transformers hands these two settings down to sub-configs, None included: a living backbone whose attention
+        # implementation is reset to None runs without a causal mask, and nothing says so.
+        inherited = {
+            name: kwargs.get(name) or getattr(self.text_config, f"_{name}", None)
+            for name in ("attn_implementation", "experts_implementation")
+        }
         super().__post_init__(**kwargs)
+        for name, value in inherited.items():
+            if value is not None:
+                setattr(self, f"_{name}", value)
         self.check()
 
     def check(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -26,7 +26,8 @@ class SegmentCollator:
     * `labels` [B, T] int64, the sample's own, else its ids; -100 on padding. Not shifted: the model does
       that;
     * `recall_targets` [B, S] int64, S = ceil(T / segment_length), -100 for none, when `recall_targets` is
-      "ngram" (guessed from the ids, see `ngram_recall_targets`) or "given" (the samples bring them).
+      "ngram" (guessed from the ids by `ngram_recall_targets`, with its arguments in `ngram_options`) or
+      "given" (the samples bring them).
 
     Padding stands on the right because segments are counted from the left: on the left it would move every
     sample to other segment borders, depending on the batch it is in.
@@ -36,6 +37,7 @@ class SegmentCollator:
     segment_length: int | None = None
     recall_targets: Literal["ngram", "given"] | None = None
     pad_to_multiple_of: int | None = None
+    ngram_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.recall_targets not in (None, "ngram", "given"):
@@ -72,7 +74,8 @@ class SegmentCollator:
 
     def _targets(self, feature: dict[str, Any], ids: torch.Tensor) -> torch.Tensor:
         if self.recall_targets == "ngram":
-            return torch.tensor(ngram_recall_targets(ids.numpy(), self.segment_length), dtype=torch.int64)
+            targets = ngram_recall_targets(ids.numpy(), self.segment_length, **self.ngram_options)
+            return torch.tensor(targets, dtype=torch.int64)
         targets = _to_tensor(feature, "recall_targets")
         num_segments = -(-len(ids) // self.segment_length)
         if len(targets) != num_segments:

@@ -141,8 +141,8 @@ def _find_files(source: str | os.PathLike) -> list[_File]:
         return _find_in_folder(path)
     if not path.is_file():
         raise ValueError(
-            f"{path} does not exist. Name a file or a folder, or a single Hugging Face dataset as 'org/name' or "
-            "'org/name:config'."
+            f"{path} does not exist. Name a file or a folder, or a single Hugging Face dataset as 'org/name' "
+            "or 'org/name:config'."
         )
     return [_File(str(path), path.name, required=True)]
 
@@ -187,7 +187,7 @@ def _load_files(
     )
     options = {"text_field": text_field, "encoding": encoding, "errors": errors, "limit": limit}
     try:
-        documents = datasets.Dataset.from_generator(
+        return datasets.Dataset.from_generator(
             _read_documents,
             features=_features(),
             cache_dir=str(cache_directory() / "documents"),
@@ -198,9 +198,6 @@ def _load_files(
         if isinstance(error.__cause__, ValueError):  # ours, which says what to do
             raise error.__cause__ from None
         raise
-    if not len(documents):
-        raise ValueError(f"There is no text in {files[0].path}{' and the other files' if files[1:] else ''}.")
-    return documents
 
 
 def _features():
@@ -220,6 +217,8 @@ def _read_documents(
             count += 1
             if count == limit:
                 return
+    if not count:
+        raise ValueError(f"There is no text in {files[0].path}{' and the other files' if files[1:] else ''}.")
 
 
 def _read_file(file: _File, text_field: str, encoding: str, errors: str) -> Iterator[tuple[str, str]]:

@@ -21,12 +21,11 @@ from typing import Any, BinaryIO
 COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 JSON_LINES = {".jsonl", ".ndjson"}
 RECORDS = JSON_LINES | {".json", ".parquet"}
-# What counts as text when a folder is searched. A file that is named outright may have any other suffix, or
-# none.
+# What counts as text when a folder is searched. A file that is named outright may have any suffix, or none.
 TEXT = set(
-    ".txt .text .md .markdown .rst .adoc .org .tex .html .htm .xml .csv .tsv .log .srt .py .pyi .ipynb .c .h .cc .cpp"
-    " .hpp .cu .rs .go .java .kt .scala .js .jsx .ts .tsx .css .rb .php .pl .lua .r .jl .sh .sql .hs .ml .swift .m"
-    " .yaml .yml .toml .cfg .ini".split()
+    ".txt .text .md .markdown .rst .adoc .org .tex .html .htm .xml .csv .tsv .log .srt"
+    " .py .pyi .ipynb .c .h .cc .cpp .hpp .cu .rs .go .java .kt .scala .js .jsx .ts .tsx .css"
+    " .rb .php .pl .lua .r .jl .sh .sql .hs .ml .swift .m .yaml .yml .toml .cfg .ini".split()
 )
 # A record's own name, in this order of preference.
 NAME_FIELDS = ("name", "title", "id")
@@ -53,7 +52,8 @@ def check_encoding(encoding: str, errors: str) -> None:
         codecs.lookup_error(errors)
     except LookupError as error:
         raise ValueError(
-            f"{error}: encoding= takes a Python codec such as 'utf-8' or 'latin-1', errors= 'strict' or 'replace'."
+            f"{error}: encoding= takes a Python codec such as 'utf-8' or 'latin-1', errors= 'strict' "
+            "or 'replace'."
         ) from error
 
 
@@ -149,8 +149,8 @@ def _decode(data: bytes, path: Path, encoding: str, errors: str, offset: int = 0
     except UnicodeDecodeError as error:
         at = offset + error.start
         raise ValueError(
-            f"{path} is not {encoding}: byte {at} is 0x{data[error.start]:02x} ({error.reason}). Name its encoding, "
-            "such as encoding='latin-1', 'cp1252' or 'utf-16', or pass errors='replace' to read every "
+            f"{path} is not {encoding}: byte {at} is 0x{data[error.start]:02x} ({error.reason}). "
+            "Name its encoding, such as encoding='latin-1', 'cp1252' or 'utf-16', or pass errors='replace' to read every "
             "undecodable byte as U+FFFD."
         ) from error
     return text.removeprefix("\ufeff")

@@ -44,8 +44,8 @@ class KeyValueTask:
             raise ValueError("num_symbols, num_values and num_noise must be at least 1.")
         if self.segment_length // 2 < _QUESTION:
             raise ValueError(
-                f"segment_length is {self.segment_length}; it must be at least {2 * _QUESTION}, so that the question "
-                "fits into the first half of a segment."
+                f"segment_length is {self.segment_length}; it must be at least {2 * _QUESTION}, so that the "
+                "question fits into the first half of a segment."
             )
         if self.ask_every and not self._pair_beside_question:
             raise ValueError(
@@ -89,8 +89,8 @@ class KeyValueTask:
         """
         if not 2 <= num_segments <= self.num_keys:
             raise ValueError(
-                f"num_segments is {num_segments}; it must lie between 2 (one to store, one to ask) and the number of "
-                f"keys, {self.num_keys}: raise num_symbols for more."
+                f"num_segments is {num_segments}; it must lie between 2 (one to store, one to ask) and "
+                f"the number of keys, {self.num_keys}: raise num_symbols for more."
             )
         shape = (batch_size, num_segments)
         length = self.segment_length
@@ -163,8 +163,8 @@ class KeyValueDataset(torch.utils.data.Dataset):
         shortest, longest = (num_segments, num_segments) if isinstance(num_segments, int) else num_segments
         if not 2 <= shortest <= longest <= task.num_keys:
             raise ValueError(
-                f"num_segments is {num_segments}; give a number, or (smallest, largest), from 2 to the number of "
-                f"keys, {task.num_keys}."
+                f"num_segments is {num_segments}; give a number, or (smallest, largest), from 2 to the "
+                f"number of keys, {task.num_keys}."
             )
         self.task, self.num_samples, self.seed = task, num_samples, seed
         self.num_segments = (shortest, longest)

@@ -80,8 +80,8 @@ def cut_samples(
     if not len(kept):
         longest = int(lengths.max()) if len(lengths) else 0
         raise ValueError(
-            f"No document has the {shortest} tokens that a sample needs at least (the longest has {longest}): lower "
-            "segment_length or min_segments."
+            f"No document has the {shortest} tokens that a sample needs at least (the longest has {longest}): "
+            "lower segment_length or min_segments."
         )
     return SegmentSamples(tokenized, kept, dropped_tokens=int(all_pieces[:, 2].sum() - kept[:, 2].sum()))
 
@@ -92,8 +92,8 @@ def document_lengths(tokenized: Dataset) -> np.ndarray:
 
     if "input_ids" not in tokenized.column_names:
         raise ValueError(
-            f"Expected tokenized documents with a column 'input_ids', got: {', '.join(tokenized.column_names)}. "
-            "Call tokenize_documents first."
+            f"There is no column 'input_ids' but: {', '.join(tokenized.column_names)}. "
+            "Call tokenize_documents on the documents first."
         )
     tables = tokenized.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=1000)
     lengths = [pyarrow.compute.list_value_length(table["input_ids"]).to_numpy() for table in tables]

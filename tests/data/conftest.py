@@ -1,0 +1,30 @@
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("HMT_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer():
+    """Builds a word-level tokenizer of 50 ids: `w0` .. `w46` are 3 .. 49, pad 0, eos 1, unknown 2."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    def make(**options):
+        words = ["<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(47))]
+        backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        options = {"pad_token": "<pad>", "eos_token": "</s>", "model_max_length": 8, **options}
+        return PreTrainedTokenizerFast(tokenizer_object=backend, **options)
+
+    return make
+
+
+@pytest.fixture
+def tokenizer(make_tokenizer):
+    return make_tokenizer()
