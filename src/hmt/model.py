@@ -291,11 +291,11 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         memory = self._memory_for(past_key_values, batch, input_ids.device)
         if use_cache is None:
             use_cache = given or not (self.training or labels is not None)
-        if can_append(self, memory, input_ids, mask) and labels is None and not output_recall:
+        if use_cache and can_append(self, memory, input_ids, mask) and labels is None and not output_recall:
             hidden = append_token(self, memory, input_ids)
             memory.columns_fed += width
             logits = bb.head(self.backbone, hidden)
-            return self._output(return_dict, logits=logits, past_key_values=memory if use_cache else None)
+            return self._output(return_dict, logits=logits, past_key_values=memory)
 
         grid = make_grid(input_ids, mask, memory.open_ids, memory.open_lengths, self.config.segment_length)
         self._check_tokens(grid, fresh=not given)
@@ -320,7 +320,7 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         loss = torch.stack(losses).sum() if losses else None
         logits = None
         if columns is not None:
-            at = grid.positions.index_select(1, columns)
+            at = grid.positions.index_select(1, columns.to(input_ids.device))
             stream = torch.cat(kept, dim=1)
             wanted = stream.gather(1, at.clamp(min=0).unsqueeze(-1).expand(-1, -1, stream.shape[-1]))
             logits = bb.head(self.backbone, wanted)

@@ -1,4 +1,11 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+
+import hmt.data
 
 
 @pytest.fixture(autouse=True)
@@ -7,6 +14,20 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("HMT_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def run_python():
+    """Runs code in a new Python process that imports the same `hmt`; returns what it printed."""
+
+    def run(code: str) -> str:
+        env = {**os.environ, "PYTHONPATH": str(Path(hmt.data.__file__).parents[2])}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+        )
+        return done.stdout.strip()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@ import gzip
 import json
 import lzma
 import os
-import subprocess
-import sys
 
 import datasets
 import pytest
@@ -79,7 +77,7 @@ def test_folder_is_sorted_and_says_what_it_left_out(tmp_path, caplog):
     documents = load_documents(root)
     assert documents["text"][:] == ["one", "two", "three"]
     assert documents["name"][:] == ["a.md", "b/2.txt", "c.jsonl:1"]
-    assert ".png (1)" in caplog.text and "e.py holds no text" in caplog.text
+    assert ".png (1)" in caplog.text and "without text: 1 (e.py)" in caplog.text
 
 
 def test_list_of_files_and_folders_and_limit(tmp_path):
@@ -236,9 +234,6 @@ def test_an_existing_path_is_never_taken_for_a_hub_id(tmp_path, monkeypatch):
     assert load_documents("org/name")["text"][:] == ["local"]
 
 
-def test_import_is_cheap():
-    code = (
-        "import sys, hmt.data; print([m for m in ('torch', 'datasets', 'transformers') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_import_is_cheap(run_python):
+    code = "import sys, hmt; before = set(sys.modules); import hmt.data; print(*set(sys.modules) - before)"
+    assert not {"torch", "datasets", "transformers", "numpy"} & set(run_python(code).split())

@@ -66,21 +66,23 @@ class SegmentCollator:
             "attention_mask": _pad([torch.ones_like(own) for own in ids], length, 0),
             "labels": _pad(labels, length, IGNORED_LABEL),
         }
-        if self.recall_targets:
+        if self.recall_targets and self.segment_length:
             num_segments = -(-length // self.segment_length)
-            targets = [self._targets(feature, own) for feature, own in zip(features, ids, strict=True)]
+            targets = [
+                self._targets(feature, own, self.segment_length)
+                for feature, own in zip(features, ids, strict=True)
+            ]
             batch["recall_targets"] = _pad(targets, num_segments, NO_TARGET)
         return batch
 
-    def _targets(self, feature: dict[str, Any], ids: torch.Tensor) -> torch.Tensor:
+    def _targets(self, feature: dict[str, Any], ids: torch.Tensor, segment_length: int) -> torch.Tensor:
         if self.recall_targets == "ngram":
-            targets = ngram_recall_targets(ids.numpy(), self.segment_length, **self.ngram_options)
-            return torch.tensor(targets, dtype=torch.int64)
+            return torch.tensor(ngram_recall_targets(ids.numpy(), segment_length, **self.ngram_options))
         targets = _to_tensor(feature, "recall_targets")
-        num_segments = -(-len(ids) // self.segment_length)
+        num_segments = -(-len(ids) // segment_length)
         if len(targets) != num_segments:
             raise ValueError(
-                f"A sample of {len(ids)} tokens has {num_segments} segments of {self.segment_length} and "
+                f"A sample of {len(ids)} tokens has {num_segments} segments of {segment_length} and "
                 f"{len(targets)} recall_targets; give one per segment, -100 for none."
             )
         return targets

@@ -148,7 +148,8 @@ def _find_files(source: str | os.PathLike) -> list[_File]:
 
 
 def _find_in_folder(folder: Path) -> list[_File]:
-    found, skipped = [], Counter()
+    found: list[_File] = []
+    skipped: Counter[str] = Counter()
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts):
         relative = path.relative_to(folder)
         if not path.is_file() or any(part.startswith(".") for part in relative.parts):
@@ -210,26 +211,29 @@ def _features():
 def _read_documents(
     files: tuple[_File, ...], text_field: str, encoding: str, errors: str, limit: int | None
 ) -> Iterator[dict[str, str]]:
-    count = 0
+    count, empty = 0, []
     for file in files:
-        for name, text in _read_file(file, text_field, encoding, errors):
-            yield {"text": text, "name": name}
-            count += 1
-            if count == limit:
-                return
+        try:
+            for name, text in _read_file(file, text_field, encoding, errors):
+                yield {"text": text, "name": name}
+                count += 1
+                if count == limit:
+                    return
+        except EmptyFileError:
+            # Folders of source code are full of empty files (__init__.py); that is no mistake of the user.
+            if file.required:
+                raise
+            empty.append(file.name)
     if not count:
         raise ValueError(f"There is no text in {files[0].path}{' and the other files' if files[1:] else ''}.")
+    if empty:
+        names = ", ".join(empty[:5]) + (", ..." if empty[5:] else "")
+        logger.warning("Left out, without text: %d (%s)", len(empty), names)
 
 
 def _read_file(file: _File, text_field: str, encoding: str, errors: str) -> Iterator[tuple[str, str]]:
     path = Path(file.path)
     if file_kind(path) in RECORDS:
         yield from read_records(path, text_field, encoding, errors)
-    elif file.required:
-        yield file.name, read_text(path, encoding, errors)
     else:
-        # Folders of source code are full of empty files (__init__.py); that is no mistake of the user.
-        try:
-            yield file.name, read_text(path, encoding, errors)
-        except EmptyFileError as error:
-            logger.warning("Left out: %s", error)
+        yield file.name, read_text(path, encoding, errors)

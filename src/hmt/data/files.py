@@ -14,11 +14,11 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 JSON_LINES = {".jsonl", ".ndjson"}
 RECORDS = JSON_LINES | {".json", ".parquet"}
 # What counts as text when a folder is searched. A file that is named outright may have any suffix, or none.
@@ -124,7 +124,10 @@ def record_name(record: dict[str, Any], text_field: str, default: str) -> str:
 def missing_field(text_field: str, columns: Any, where: str) -> ValueError:
     """The error for a source without the text column."""
     names = ", ".join(map(str, columns)) or "none"
-    return ValueError(f"{where} has no field '{text_field}'; it has: {names}. Choose one with text_field=.")
+    return ValueError(
+        f"{where} has no field '{text_field}'; it has: {names}. Choose one with text_field=, or "
+        "list the files to load one by one, without this one."
+    )
 
 
 def _open(path: Path) -> BinaryIO:
@@ -150,8 +153,8 @@ def _decode(data: bytes, path: Path, encoding: str, errors: str, offset: int = 0
         at = offset + error.start
         raise ValueError(
             f"{path} is not {encoding}: byte {at} is 0x{data[error.start]:02x} ({error.reason}). "
-            "Name its encoding, such as encoding='latin-1', 'cp1252' or 'utf-16', or pass errors='replace' to read every "
-            "undecodable byte as U+FFFD."
+            "Name its encoding, such as encoding='latin-1', 'cp1252' or 'utf-16', or pass errors='replace' "
+            "to read every undecodable byte as U+FFFD."
         ) from error
     return text.removeprefix("\ufeff")
 

@@ -1,10 +1,11 @@
 """Which earlier segment should be recalled: targets for the recall loss, guessed from what the text repeats.
 
 A segment that comes back to a name, a place or a rare word needs the segment that spoke of it before. The
-trap is that most repeated n-grams say nothing ("one of the", " at the"), even when they occur in only two
-segments of a sample. So an n-gram weighs as much as its tokens are rare in the sample, and a segment gets a
-target only when enough weight points to one place. On novels (L = 128, 16 segments) the defaults give a
-target to a quarter of the segments.
+trap is that most repeated n-grams say nothing ("of his", " at the"), even when they occur in only two
+segments of a sample; longer ones are no better, only fewer. So an n-gram weighs no more than its most
+frequent token, and a segment gets a target only when enough weight points to one place. On books (16
+segments) the defaults give a target to a quarter of the segments at L = 128, to half of them at L = 512, and
+the targets share names and topic words.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ NO_TARGET = -100  # what torch's cross-entropy ignores
 
 
 def ngram_recall_targets(
-    ids: Sequence[int],
+    ids: Sequence[int] | np.ndarray,
     segment_length: int,
     *,
     n: int = 2,
@@ -25,16 +26,15 @@ def ngram_recall_targets(
     min_distance: int = 2,
     head_length: int | None = None,
     tail_only: bool = True,
-    min_score: float = 0.4,
+    min_score: float = 0.3,
 ) -> list[int]:
-    """For every segment of `ids` [T] the index of the earlier one that shares the rarest n-grams with it, or
-    -100.
+    """For every segment of `ids` [T] the index of the earlier one it should recall, or -100 for none.
 
-    An n-gram (within one segment) counts if it occurs in 2 to `max_segments` segments. It gives every segment
-    that holds it the weight (mean rarity of its tokens) / (number of segments it occurs in), where the rarity
-    of a token is log(S / segments it occurs in) / log S: 1 for a token of one segment only, 0 for one found
-    in all S. The earlier segment with the largest sum is the target, the later one on a tie, if the sum
-    reaches `min_score`.
+    An n-gram (within one segment) counts if it occurs in 2 to `max_segments` segments, with the weight
+    (rarity of its most frequent token) / (segments it occurs in). The rarity of a token is log(S / segments
+    it occurs in) / log S: 1 for a token of one segment only, 0 for one found in all S. The earlier segment
+    that shares the largest sum of weights is the target, the later one on a tie, if the sum reaches
+    `min_score`.
 
     The target lies at least `min_distance` segments back: the end of the segment before is visible anyway.
     With `tail_only` only n-grams at positions >= `head_length` (default: half a segment) of the segment that
@@ -46,15 +46,15 @@ def ngram_recall_targets(
     """
     head_length = segment_length // 2 if head_length is None else head_length
     _check_sizes(segment_length, n, max_segments, min_distance, head_length)
-    ids = np.asarray(ids, dtype=np.int64)
-    if ids.ndim != 1:
-        raise ValueError(f"ngram_recall_targets takes one sequence of ids, got the shape {ids.shape}.")
-    num_segments = -(-len(ids) // segment_length)
+    tokens = np.asarray(ids, dtype=np.int64)
+    if tokens.ndim != 1:
+        raise ValueError(f"ngram_recall_targets takes one sequence of ids, got the shape {tokens.shape}.")
+    num_segments = -(-len(tokens) // segment_length)
     targets = [NO_TARGET] * num_segments
-    if num_segments <= min_distance or len(ids) < n:
+    if num_segments <= min_distance or len(tokens) < n:
         return targets
 
-    grams, weights, positions = _ngrams(ids, segment_length, num_segments, n)
+    grams, weights, positions = _ngrams(tokens, segment_length, num_segments, n)
     # One entry per n-gram and segment that holds it, by n-gram, then by segment.
     entries = np.unique(grams * num_segments + positions // segment_length)
     gram, segment = entries // num_segments, entries % num_segments
@@ -94,22 +94,21 @@ def _check_sizes(segment_length: int, n: int, max_segments: int, min_distance: i
 def _ngrams(
     ids: np.ndarray, segment_length: int, num_segments: int, n: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The number of every n-gram within a segment, the weight of each number, and the positions they begin
-    at."""
+    """The number of each n-gram within a segment, the weight by number, and where the n-grams begin."""
     tokens = np.unique(ids, return_inverse=True)[1]
     places = np.unique(tokens * num_segments + np.arange(len(ids)) // segment_length)
     spread = np.bincount(places // num_segments)
     rarity = np.log(num_segments / spread) / np.log(num_segments)
 
     count = len(ids) - n + 1
-    grams, total = tokens[:count], rarity[tokens[:count]]
+    grams, lowest = tokens[:count], rarity[tokens[:count]]
     for shift in range(1, n):
         following = tokens[shift : shift + count]
         # Renumbered at every step, so that the codes never pass T^2.
         grams = np.unique(grams * len(rarity) + following, return_inverse=True)[1]
-        total = total + rarity[following]
+        lowest = np.minimum(lowest, rarity[following])
     weights = np.zeros(grams.max() + 1)
-    weights[grams] = total / n
+    weights[grams] = lowest
     positions = np.arange(count)
     inside = positions % segment_length <= segment_length - n
     return grams[inside], weights, positions[inside]

@@ -80,8 +80,8 @@ def cut_samples(
     if not len(kept):
         longest = int(lengths.max()) if len(lengths) else 0
         raise ValueError(
-            f"No document has the {shortest} tokens that a sample needs at least (the longest has {longest}): "
-            "lower segment_length or min_segments."
+            f"No document has the {shortest} tokens that a sample needs at least (the longest has "
+            f"{longest}): lower segment_length or min_segments."
         )
     return SegmentSamples(tokenized, kept, dropped_tokens=int(all_pieces[:, 2].sum() - kept[:, 2].sum()))
 

@@ -141,7 +141,7 @@ def _features() -> Any:
 def _progress_bars(shown: bool) -> Iterator[None]:
     import datasets
 
-    hide = not shown and datasets.are_progress_bars_enabled()
+    hide = not shown and not datasets.are_progress_bars_disabled()
     if hide:
         datasets.disable_progress_bars()
     try:

@@ -1,0 +1,47 @@
+"""Measuring memory: perplexity against history, recall of hidden facts, bytes carried, and the report on all of it.
+
+    result = history_perplexity({"HMT": model, "window": baseline}, documents, histories=(0, 1, 4, 16))
+    result.perplexity("HMT", 16), result.paired("HMT", "window", 16)
+    write_report({"title": "Books", "perplexity": result}, "report.html")
+
+Names are imported when they are first used, so that `import hmt.evaluation` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hmt.evaluation.memory_use import MemoryUse as MemoryUse
+    from hmt.evaluation.memory_use import memory_use as memory_use
+    from hmt.evaluation.perplexity import history_perplexity as history_perplexity
+    from hmt.evaluation.recall_map import recall_map as recall_map
+    from hmt.evaluation.recall_task import RecallResult as RecallResult
+    from hmt.evaluation.recall_task import recall_accuracy as recall_accuracy
+    from hmt.evaluation.report import write_report as write_report
+    from hmt.evaluation.results import HistoryResult as HistoryResult
+
+_MODULE_OF = {
+    "HistoryResult": "results",
+    "MemoryUse": "memory_use",
+    "RecallResult": "recall_task",
+    "history_perplexity": "perplexity",
+    "memory_use": "memory_use",
+    "recall_accuracy": "recall_task",
+    "recall_map": "recall_map",
+    "write_report": "report",
+}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'hmt.evaluation' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"hmt.evaluation.{_MODULE_OF[name]}"), name)
+    globals()[name] = value  # also where a submodule has the same name: importing it put the module there
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

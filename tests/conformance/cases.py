@@ -1,0 +1,108 @@
+"""The systems under test, and the small tools that every file of this suite needs."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from backbones import FAMILIES, random_ids, tiny_backbone
+from hmt import HMTForCausalLM, RMTForCausalLM, SegmentMemoryModel, WindowForCausalLM
+from hmt.systems.reference import Reference, hmt_reference, rmt_reference, window_reference
+
+L, J, K, N = 8, 3, 2, 3  # segment, summary, sensory and bank; N is small so that the ring buffer wraps around
+
+_HMT = {"summary_length": J, "sensory_length": K, "memory_size": N, "recall_dim": 16}
+SYSTEMS = {
+    "hmt-segment": (HMTForCausalLM, _HMT),
+    "hmt-previous": (HMTForCausalLM, _HMT | {"recall_query": "previous"}),
+    "hmt-memory": (HMTForCausalLM, _HMT | {"recall_query": "memory"}),
+    "hmt-norecall": (HMTForCausalLM, _HMT | {"recall": False}),
+    "rmt-1": (RMTForCausalLM, {"num_memory_tokens": 1}),
+    "rmt-2": (RMTForCausalLM, {"num_memory_tokens": 2}),
+    "rmt-1-sensory": (RMTForCausalLM, {"num_memory_tokens": 1, "sensory_length": 3}),
+    "rmt-2-sensory": (RMTForCausalLM, {"num_memory_tokens": 2, "sensory_length": 3}),
+    "window-0": (WindowForCausalLM, {"window_length": 0}),
+    "window-short": (WindowForCausalLM, {"window_length": 5}),
+    "window-long": (WindowForCausalLM, {"window_length": 11}),
+}
+CASES = [(system, "llama") for system in SYSTEMS] + [
+    (system, family) for family in FAMILIES if family != "llama" for system in ("hmt-segment", "rmt-2-sensory")
+]
+ODD_LENGTHS = [1, L - 1, L, L + 1, 3 * L + 2, 5 * L]
+
+_REFERENCES = {
+    HMTForCausalLM: hmt_reference,
+    RMTForCausalLM: rmt_reference,
+    WindowForCausalLM: window_reference,
+}
+
+
+def build(system: str, family: str = "llama", seed: int = 0, **fields) -> SegmentMemoryModel:
+    """A new model that the test may change."""
+    cls, defaults = SYSTEMS[system]
+    return wrap(cls, tiny_backbone(family, seed), seed, **({"segment_length": L} | defaults | fields))
+
+
+def wrap(cls, backbone, seed: int = 0, **fields) -> SegmentMemoryModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + 1)
+        model = cls.from_backbone(backbone, **fields)
+        for module in model.memory_modules().values():
+            for parameter in module.parameters():
+                torch.nn.init.normal_(parameter, 0.0, 0.5)
+    return model.eval()
+
+
+@cache
+def shared(system: str, family: str = "llama") -> SegmentMemoryModel:
+    """A model that many tests use; none may change it."""
+    return build(system, family)
+
+
+def reference(model: SegmentMemoryModel, ids: Tensor, labels: Tensor | None = None) -> Reference:
+    return _REFERENCES[type(model)](model, ids, labels)
+
+
+def pad(rows: list[Tensor], where: str, extra: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows as one batch: ids and mask int64 [B, T]. `where`: left, right or middle (scattered). Padding holds a
+    real token id, which must never be read."""
+    width = max(len(row) for row in rows) + extra
+    ids = torch.full((len(rows), width), 7)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    generator = torch.Generator().manual_seed(seed)
+    for b, row in enumerate(rows):
+        columns = {
+            "left": torch.arange(width - len(row), width),
+            "right": torch.arange(len(row)),
+            "middle": torch.randperm(width, generator=generator)[: len(row)].sort().values,
+        }[where]
+        ids[b, columns] = row
+        mask[b, columns] = 1
+    return ids, mask
+
+
+def ragged(lengths: list[int], seed: int = 0) -> list[Tensor]:
+    return [random_ids(length, seed + i) for i, length in enumerate(lengths)]
+
+
+def close(actual, expected, atol: float = 2e-5, rtol: float = 1e-4) -> None:
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol)
+
+
+def same_state(actual, expected, exact: bool = False) -> None:
+    """Two memories hold the same: ids and counters exactly, vectors closely (or bit for bit)."""
+    assert torch.equal(actual.open_ids, expected.open_ids)
+    assert torch.equal(actual.open_lengths, expected.open_lengths)
+    assert actual.state.tensors.keys() == expected.state.tensors.keys()
+    for name, tensor in actual.state.tensors.items():
+        if exact or not tensor.is_floating_point():
+            assert torch.equal(tensor, expected.state[name]), name
+        else:
+            close(tensor, expected.state[name])
+
+
+def segment_mode(model: SegmentMemoryModel) -> bool:
+    """Whether the recall prompt of a segment depends on that segment."""
+    return getattr(model.config, "recall", False) and model.config.recall_query == "segment"

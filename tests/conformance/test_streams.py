@@ -1,0 +1,219 @@
+"""How text is cut, padded and batched changes nothing; what comes later changes nothing; what was read does."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backbones import FAMILIES, VOCAB, random_ids
+from hmt import Memory
+
+from .cases import CASES, SYSTEMS, J, L, close, pad, ragged, reference, same_state, segment_mode, shared
+
+SYSTEM = pytest.mark.parametrize("system", SYSTEMS)
+CASE = pytest.mark.parametrize("system,family", CASES, ids=[f"{s}-{f}" for s, f in CASES])
+LONG = 4 * L + 5
+
+
+def comparable(model, start: int, end: int, total: int) -> torch.Tensor:
+    """Positions start..end-1 whose frame, when only `end` tokens are there, is already that of the whole text."""
+    at = torch.arange(start, end)
+    if not segment_mode(model):
+        return at
+    seen, all_of_it = end - at // L * L, total - at // L * L
+    return at[seen.clamp(max=J) == all_of_it.clamp(max=J)]
+
+
+@SYSTEM
+@settings(max_examples=6)
+@given(data=st.data())
+def test_read_in_pieces(system, data):
+    model = shared(system)
+    lengths = data.draw(st.lists(st.integers(1, LONG), min_size=1, max_size=3), "lengths")
+    rows = ragged(lengths, seed=data.draw(st.integers(0, 99), "seed"))
+    order = torch.tensor(data.draw(st.permutations(range(len(rows))), "order"))
+    ids, mask = pad(rows, data.draw(st.sampled_from(["left", "right", "middle"]), "where"))
+    whole = model.read(*pad(rows, "right", extra=0))
+    cuts = sorted(data.draw(st.lists(st.integers(1, ids.shape[1] - 1), max_size=4, unique=True), "cuts"))
+    memory = model.new_memory(len(rows))
+    for start, end in zip([0, *cuts], [*cuts, ids.shape[1]], strict=True):
+        memory = model.read(ids[order, start:end], mask[order, start:end], memory=memory, chunk=2)
+    same_state(memory, whole.rows(order))
+
+
+@SYSTEM
+@settings(max_examples=6)
+@given(cuts=st.lists(st.integers(1, LONG - 1), min_size=1, max_size=5, unique=True).map(sorted))
+def test_forward_in_pieces(system, cuts):
+    model = shared(system)
+    rows = torch.stack(ragged([LONG, LONG]))
+    with torch.no_grad():
+        whole = model(rows)
+        memory, edges = None, [0, *cuts, LONG]
+        for start, end in zip(edges, edges[1:], strict=False):
+            out = model(rows[:, start:end], past_key_values=memory)
+            memory = out.past_key_values
+            at = comparable(model, start, end, LONG)
+            close(out.logits[:, at - start], whole.logits[:, at])
+    same_state(memory, whole.past_key_values)
+
+
+@CASE
+def test_token_by_token_equals_the_reference_of_every_prefix(system, family):
+    """Streams of different age share the key-value cache; each is fed one token at a time over segment ends."""
+    model = shared(system, family)
+    ages, steps = [L - 2, 2 * L + J, 0], L + 4 if family == "llama" else L
+    rows = ragged([age + 1 + steps for age in ages])
+    memory = model.read(*pad([row[: age + 1] for row, age in zip(rows, ages, strict=True)], "left"))
+    with torch.no_grad():
+        for step in range(steps):
+            at = [age + 1 + step for age in ages]
+            ids = torch.stack([row[t] for row, t in zip(rows, at, strict=True)])[:, None]
+            logits = model(ids, past_key_values=memory).logits[:, -1]
+            for b, (row, t) in enumerate(zip(rows, at, strict=True)):
+                close(logits[b], reference(model, row[: t + 1]).logits[-1])
+    same_state(memory, model.read(*pad(rows, "right")))
+
+
+def test_decoding_does_use_the_key_value_cache():
+    model = shared("hmt-segment")
+    memory = model.read(random_ids(2 * L + J))
+    with torch.no_grad():
+        for token in random_ids(3):
+            model(token.view(1, 1), past_key_values=memory)
+    assert memory.kv.cache.get_seq_length() == 1 + 2 + J + 3  # recall prompt, sensory tokens, open segment
+
+
+@SYSTEM
+def test_batch_order_does_not_matter(system):
+    model = shared(system)
+    ids, mask = pad(ragged([LONG, 3, 2 * L, L + 1]), "middle")
+    order = torch.tensor([2, 0, 3, 1])
+    with torch.no_grad():
+        one = model(ids, attention_mask=mask)
+        two = model(ids[order], attention_mask=mask[order])
+    close(two.logits[mask[order].bool()], one.logits[order][mask[order].bool()])
+    same_state(two.past_key_values, one.past_key_values.rows(order))
+
+
+@SYSTEM
+@pytest.mark.parametrize("length", [3 * L, 3 * L + J - 1])
+def test_no_token_sees_the_future(system, length):
+    """One row per perturbed token. In "segment" mode the heads of segments are excepted, and shown to leak as soon
+    as there are two memory embeddings to choose from."""
+    model = shared(system)
+    ids = random_ids(length)
+    changed = ids.repeat(length, 1)
+    diagonal = torch.arange(length)
+    changed[diagonal, diagonal] = (ids - 3 + 1) % (VOCAB - 3) + 3
+    with torch.no_grad():
+        base = model(ids[None].repeat(length, 1)).logits
+        difference = (model(changed).logits - base).abs().amax(-1)  # [perturbed token, position]
+    for t in range(length):
+        head = t // L * L
+        leaks = segment_mode(model) and head > L and 0 < t - head < J
+        earlier = difference[t, :t]
+        assert difference[t, t] > 1e-3
+        assert (difference[t, :head] == 0).all(), f"a change at {t} shows in an earlier segment"
+        if leaks:
+            assert (earlier[head:] > 1e-4).all(), f"a change at {t} should show in the head of its segment"
+        else:
+            assert (earlier == 0).all(), f"a change at {t} shows at {earlier.nonzero().flatten().tolist()}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("system", ["hmt-segment", "hmt-previous", "hmt-memory", "hmt-norecall", "rmt-2-sensory"])
+def test_memory_reaches_the_output(system, family):
+    """Only the first token of the text differs: the later segments read nothing of it but memory."""
+    model = shared(system, family)
+    texts = random_ids(2 * L + J).repeat(2, 1)
+    texts[1, 0] += 1 if texts[1, 0] < VOCAB - 1 else -1
+    tail = random_ids(L + 2, seed=1).repeat(2, 1)
+    memory = model.read(texts)
+    with torch.no_grad():
+        whole = model(tail, past_key_values=memory.copy()).logits
+        decoded = torch.cat([model(t[:, None], past_key_values=memory).logits for t in tail.unbind(1)], dim=1)
+    for logits in (whole, decoded):
+        assert (logits[0] - logits[1]).abs().amax(-1).min() > 1e-4, "the output does not depend on the memory"
+
+
+@pytest.mark.parametrize("system", ["rmt-2", "hmt-segment", "hmt-memory"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memory_alone_reaches_the_output(system, family):
+    """The same tokens everywhere; one memory's vectors are turned around."""
+    model = shared(system, family)
+    memory = model.read(random_ids(2 * L + J))
+    turned = memory.copy()
+    turned.state = memory.state.map(lambda t: t.flip(-1) if t.is_floating_point() else t)
+    with torch.no_grad():
+        logits = [model(random_ids(1)[None], past_key_values=m).logits for m in (memory, turned)]
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("system", ["window-0", "window-short"])
+def test_a_window_forgets(system):
+    model = shared(system)
+    texts = random_ids(3 * L).repeat(2, 1)
+    texts[1, :L] = random_ids(L, seed=1)
+    with torch.no_grad():
+        logits = model(texts).logits[:, 2 * L :]
+    assert torch.equal(logits[0], logits[1])
+
+
+@SYSTEM
+def test_memory_size_does_not_depend_on_what_was_read(system):
+    model = shared(system)
+    sizes = {model.read(random_ids(length)).nbytes for length in (1, L, 5 * L + 3, 20 * L)}
+    assert sizes == {model.new_memory(1).nbytes}
+    assert model.new_memory(3).nbytes == 3 * sizes.pop()
+
+
+@SYSTEM
+def test_step_is_pure(system):
+    model = shared(system)
+    ids = torch.stack(ragged([L, L]))
+    state = model.step(ids, model.initial_state(2)).state
+    before = {name: tensor.clone() for name, tensor in state.tensors.items()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first, second = model.step(ids, state), model.step(ids, state)
+    assert torch.equal(first.hidden, second.hidden)
+    assert not torch.equal(first.state.segments, state.segments)
+    for name, tensor in before.items():
+        assert torch.equal(tensor, state[name]), name
+        assert torch.equal(first.state[name], second.state[name]), name
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def test_reading_leaves_the_given_memory_alone():
+    model = shared("hmt-segment")
+    memory = model.read(random_ids(L + 3))
+    before = memory.state.map(torch.clone), memory.open_ids.clone(), memory.open_lengths.clone()
+    model.read(random_ids(2 * L), memory=memory)
+    same_state(memory, Memory(*before, memory.origin), exact=True)
+
+
+@pytest.mark.parametrize("width", [1, 2, L + 3])
+def test_use_cache_false_leaves_the_given_memory_alone(width):
+    model = shared("hmt-segment")
+    memory = model.read(random_ids(L + J))
+    before = memory.copy()
+    with torch.no_grad():
+        out = model(random_ids(width)[None], past_key_values=memory, use_cache=False)
+    assert out.past_key_values is None
+    same_state(memory, before, exact=True)
+
+
+def test_rows_and_cat_move_streams_between_batches():
+    model = shared("hmt-previous")
+    rows = ragged([3 * L + 1, 5, 2 * L])
+    together = model.read(*pad(rows, "left"))
+    apart = Memory.cat([model.read(row) for row in rows])
+    same_state(together, apart)
+    same_state(together.rows([2, 0]), Memory.cat([model.read(rows[2]), model.read(rows[0])]))
+
+
+def test_read_reports_progress():
+    seen = []
+    shared("hmt-segment").read(random_ids(3 * L + 2), progress=seen.append)
+    assert seen == [L, 2 * L, 3 * L]
