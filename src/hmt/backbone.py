@@ -109,6 +109,21 @@ def check_head(backbone: PreTrainedModel) -> None:
         )
 
 
+@torch.no_grad()
+def input_scale(backbone: PreTrainedModel, tokens: int = 64) -> float:
+    """RMS of the token embeddings over RMS of the outputs, measured on random ids.
+
+    A memory vector is an output that is fed in again. Multiplied by this it enters at the size of a token; as it is
+    it can be so much larger that the layers barely change it, and what is read cannot be written into memory.
+    """
+    weight = backbone.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(backbone.config.get_text_config().vocab_size, (1, tokens), generator=generator)
+    embeddings = backbone.get_input_embeddings()(ids.to(weight.device))
+    hidden = last_hidden(backbone, embeddings)[0]
+    return float(embeddings.float().square().mean().sqrt() / hidden.float().square().mean().sqrt())
+
+
 class Vectors(nn.Module):
     """Learned input vectors [n, d]. A module, not a bare Parameter, so that PEFT's `modules_to_save` can name it."""
 

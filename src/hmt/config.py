@@ -1,9 +1,10 @@
 """The configuration that every segment-memory system shares."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: @strict does not check field types that are strings.
 
 import difflib
 from dataclasses import fields
+from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -23,17 +24,19 @@ class MemoryConfig(PreTrainedConfig):
     Args:
         text_config: configuration of the backbone (a `PreTrainedConfig` or its dict).
         segment_length: number of *new* tokens read per step (L); memory and sensory tokens come on top.
+        memory_scale: memory vectors are multiplied by this when they are fed to the backbone. 1.0 is the published
+            methods; "embedding" becomes, in `from_backbone`, the number that brings them to the size of token embeddings.
         base_model_name_or_path: where the backbone came from; needed for adapter-only checkpoints.
         base_model_revision: revision of that repository.
         adapter_only: True in a checkpoint that holds only what was trained beside a frozen or LoRA backbone.
     """
 
     model_type = "segment_memory"
-    base_config_key = "text_config"
     sub_configs = {"text_config": AutoConfig}
 
     text_config: dict | PreTrainedConfig | None = None
     segment_length: int = 512
+    memory_scale: float | Literal["embedding"] = 1.0
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
     adapter_only: bool = False
@@ -70,6 +73,8 @@ class MemoryConfig(PreTrainedConfig):
         """Raise ValueError for values that cannot work. Systems extend this."""
         if self.segment_length < 1:
             raise ValueError(f"segment_length must be at least 1, got {self.segment_length}")
+        if self.memory_scale != "embedding" and self.memory_scale <= 0:
+            raise ValueError(f"memory_scale must be above 0, got {self.memory_scale}")
 
     @property
     def vocab_size(self) -> int:

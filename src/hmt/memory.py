@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .files import read_safetensors, write_atomically
+from .files import checksum, read_safetensors, write_atomically
 from .state import MemoryState
 
 if TYPE_CHECKING:
@@ -195,6 +195,7 @@ class Memory(Cache):
         """
         tensors = {f"state.{name}": value for name, value in self.state.tensors.items()}
         tensors |= {"open.ids": self.open_ids, "open.lengths": self.open_lengths}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -202,8 +203,8 @@ class Memory(Cache):
             "system": self.origin.system,
             "model": self.origin.model,
             "fields": json.dumps(self.origin.fields, sort_keys=True),
+            "checksum": checksum(tensors),
         }
-        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         write_atomically(path, save(tensors, metadata))
 
     @classmethod
@@ -220,6 +221,8 @@ class Memory(Cache):
                 f"{path} has memory format version {metadata.get('format_version')!r}, this library reads "
                 f"{FORMAT_VERSION!r}; read the text again with this version"
             )
+        if metadata.get("checksum") != checksum(tensors):
+            raise ValueError(f"{path} is a damaged memory file: its contents do not match their checksum")
         try:
             origin = Origin(
                 metadata["fingerprint"], metadata["system"], metadata["model"], json.loads(metadata["fields"])

@@ -135,6 +135,8 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         name = backbone.name_or_path or (str(source) if not isinstance(source, PreTrainedModel) else "")
         fields.setdefault("base_model_name_or_path", name or None)
         fields.setdefault("base_model_revision", (backbone_kwargs or {}).get("revision"))
+        if fields.get("memory_scale") == "embedding":
+            fields["memory_scale"] = bb.input_scale(backbone)
         config = cls.config_class(text_config=backbone.config, **fields)
         model = cls(config, backbone=backbone)
         weight = backbone.get_input_embeddings().weight
@@ -158,11 +160,9 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         return {name: module for name, module in self.named_children() if name != "backbone"}
 
     def _init_weights(self, module) -> None:
-        std = getattr(self.config.text_config, "initializer_range", 0.02)
+        """Systems with modules of other kinds extend this."""
         if isinstance(module, bb.Vectors):
-            init.normal_(module.weight, 0.0, std)
-        elif isinstance(module, torch.nn.Linear):
-            init.normal_(module.weight, 0.0, module.in_features**-0.5)
+            init.normal_(module.weight, 0.0, getattr(self.config.text_config, "initializer_range", 0.02))
 
     def get_input_embeddings(self):
         return self.backbone.get_input_embeddings()
@@ -286,6 +286,14 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         """
         self._check_inputs(input_ids, inputs_embeds, attention_mask)
         batch, width = input_ids.shape
+        if labels is not None and labels.shape != input_ids.shape:
+            raise ValueError(f"labels are {tuple(labels.shape)} and input_ids {tuple(input_ids.shape)}; they align")
+        if recall_targets is not None and recall_targets.shape[:-1] != (batch,):
+            raise ValueError(
+                f"recall_targets must be [batch, segments] with {batch} rows, got {tuple(recall_targets.shape)}"
+            )
+        if bptt_depth is not None and bptt_depth < 1:
+            raise ValueError(f"bptt_depth is a number of segments (at least 1) or None, got {bptt_depth}")
         mask = None if attention_mask is None else attention_mask[:, -width:].bool()
         given = past_key_values is not None
         memory = self._memory_for(past_key_values, batch, input_ids.device)
@@ -327,7 +335,7 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         recall = torch.stack(recalls, dim=1) if recalls else None
         recall_loss = None
         if recall_targets is not None and recall is not None:
-            recall_loss = self._recall_loss(recall, recall_targets, memory.state.segments)
+            recall_loss = self._recall_loss(recall, recall_targets, memory.state.segments, grid.lengths)
             if loss is not None and recall_loss_weight:
                 loss = loss + recall_loss_weight * recall_loss
         if use_cache:
@@ -401,7 +409,7 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         if mask is not None and not mask.bool().any(1).all():
             raise ValueError("a row of the prompt is all padding; there is nothing to continue from")
         if past_key_values is not None:
-            past_key_values = self._memory_for(past_key_values, None, ids.device).copy()
+            past_key_values = self._memory_for(past_key_values, ids.shape[0], ids.device).copy()
         elif kwargs.get("use_cache") is not False and getattr(kwargs.get("generation_config"), "use_cache", 1):
             past_key_values = self.new_memory(ids.shape[0])
         if past_key_values is not None:
@@ -473,10 +481,9 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
             if isinstance(cache.origin, LazyOrigin) and cache.origin.owner is self:
                 return cache
             return self.adopt(cache)
-        if cache is not None and cache.get_seq_length() > 0:
-            raise ValueError(
-                f"past_key_values must be a hmt Memory made by this model, not a filled {type(cache).__name__}"
-            )
+        if cache is not None and (not isinstance(cache, Cache) or cache.get_seq_length() > 0):
+            kind = ("filled " if isinstance(cache, Cache) else "") + type(cache).__name__
+            raise ValueError(f"past_key_values must be a hmt Memory made by this model, not a {kind}")
         return self.new_memory(batch or 1)
 
     def _advance(self, memory: Memory, state: MemoryState, grid: Grid, columns: int) -> None:
@@ -490,13 +497,17 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
     def _check_inputs(self, input_ids, inputs_embeds, attention_mask) -> None:
         if inputs_embeds is not None:
             raise ValueError("pass input_ids: sensory memory keeps raw tokens, so inputs_embeds cannot be read")
-        if input_ids is None or input_ids.dim() != 2 or input_ids.shape[1] == 0:
+        if input_ids is None or input_ids.dim() != 2 or 0 in input_ids.shape:
             shape = None if input_ids is None else tuple(input_ids.shape)
             raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {shape}")
-        if attention_mask is not None and (
-            attention_mask.dim() != 2 or attention_mask.shape[1] < input_ids.shape[1]
-        ):
-            raise ValueError(f"attention_mask must be [batch, tokens], got {tuple(attention_mask.shape)}")
+        if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
+            raise ValueError(f"input_ids must be integers, got {input_ids.dtype}")
+        batch, width = input_ids.shape
+        mask = attention_mask
+        if mask is not None and (mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < width):
+            raise ValueError(
+                f"attention_mask must be [batch, tokens] = {(batch, width)} (or longer), got {tuple(mask.shape)}"
+            )
 
     def _check_tokens(self, grid: Grid, fresh: bool) -> None:
         vocabulary = self.config.vocab_size
@@ -535,11 +546,16 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         # with replay the logits of a segment are recomputed too: they are the largest tensor of a step
         return (checkpointed if replay and torch.is_grad_enabled() else plainly)(score, hidden)
 
-    def _recall_loss(self, recall: Tensor, targets: Tensor, before: Tensor) -> Tensor:
-        """Mean of -log weight of the slot that holds the target segment; 0 where no target is in the bank."""
+    def _recall_loss(self, recall: Tensor, targets: Tensor, before: Tensor, lengths: Tensor) -> Tensor:
+        """Mean of -log weight of the slot that holds the target segment; 0 where no target is in the bank.
+
+        before: int64 [B], segments closed before this call; lengths: int64 [B], tokens of each row of its grid.
+        """
         targets = targets[:, : recall.shape[1]]
         recall = recall[:, : targets.shape[1]]
-        now = before[:, None] + torch.arange(targets.shape[1], device=recall.device)
+        index = torch.arange(targets.shape[1], device=recall.device)
+        targets = targets.where(index * self.config.segment_length < lengths[:, None], -100)  # the row has ended
+        now = before[:, None] + index
         slots = self.slot_segments(now.flatten())
         hit = (slots.view(*now.shape, -1) == targets.unsqueeze(-1)) & (targets >= 0).unsqueeze(-1)
         valid = hit.any(-1)

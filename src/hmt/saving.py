@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 from transformers.utils import cached_file
 
 from .backbone import load_backbone
@@ -119,7 +119,10 @@ class CheckpointMixin:
         backbone.requires_grad_(False)
         model = cls(known, backbone=backbone)
         model.load_memory_weights(cached_file(pretrained_model_name_or_path, MEMORY_WEIGHTS, **hub))
-        model.generation_config = backbone.generation_config
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+        except OSError:  # a folder without one
+            model.generation_config = backbone.generation_config
         model.config.name_or_path = str(pretrained_model_name_or_path)
         return model.eval()
 

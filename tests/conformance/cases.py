@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from backbones import FAMILIES, random_ids, tiny_backbone
 from torch import Tensor
 
-from backbones import FAMILIES, random_ids, tiny_backbone
 from hmt import HMTForCausalLM, RMTForCausalLM, SegmentMemoryModel, WindowForCausalLM
 from hmt.systems.reference import Reference, hmt_reference, rmt_reference, window_reference
 
@@ -16,11 +16,11 @@ L, J, K, N = 8, 3, 2, 3  # segment, summary, sensory and bank; N is small so tha
 _HMT = {"summary_length": J, "sensory_length": K, "memory_size": N, "recall_dim": 16}
 SYSTEMS = {
     "hmt-segment": (HMTForCausalLM, _HMT),
-    "hmt-previous": (HMTForCausalLM, _HMT | {"recall_query": "previous"}),
+    "hmt-previous": (HMTForCausalLM, _HMT | {"recall_query": "previous", "memory_scale": 0.7}),
     "hmt-memory": (HMTForCausalLM, _HMT | {"recall_query": "memory"}),
     "hmt-norecall": (HMTForCausalLM, _HMT | {"recall": False}),
     "rmt-1": (RMTForCausalLM, {"num_memory_tokens": 1}),
-    "rmt-2": (RMTForCausalLM, {"num_memory_tokens": 2}),
+    "rmt-2": (RMTForCausalLM, {"num_memory_tokens": 2, "memory_scale": 0.7}),
     "rmt-1-sensory": (RMTForCausalLM, {"num_memory_tokens": 1, "sensory_length": 3}),
     "rmt-2-sensory": (RMTForCausalLM, {"num_memory_tokens": 2, "sensory_length": 3}),
     "window-0": (WindowForCausalLM, {"window_length": 0}),
@@ -28,7 +28,10 @@ SYSTEMS = {
     "window-long": (WindowForCausalLM, {"window_length": 11}),
 }
 CASES = [(system, "llama") for system in SYSTEMS] + [
-    (system, family) for family in FAMILIES if family != "llama" for system in ("hmt-segment", "rmt-2-sensory")
+    (system, family)
+    for family in FAMILIES
+    if family != "llama"
+    for system in ("hmt-segment", "rmt-2-sensory")
 ]
 ODD_LENGTHS = [1, L - 1, L, L + 1, 3 * L + 2, 5 * L]
 
@@ -66,8 +69,10 @@ def reference(model: SegmentMemoryModel, ids: Tensor, labels: Tensor | None = No
 
 
 def pad(rows: list[Tensor], where: str, extra: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows as one batch: ids and mask int64 [B, T]. `where`: left, right or middle (scattered). Padding holds a
-    real token id, which must never be read."""
+    """Rows as one batch: ids and mask int64 [B, T]; padding stands left, right or in the middle (scattered).
+
+    It holds a real token id, which must never be read.
+    """
     width = max(len(row) for row in rows) + extra
     ids = torch.full((len(rows), width), 7)
     mask = torch.zeros(len(rows), width, dtype=torch.long)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from backbones import random_ids, tiny_backbone
+
 from hmt import HMTForCausalLM, RMTForCausalLM
 
 from .cases import CASES, ODD_LENGTHS, L, build, close, pad, ragged, reference, shared, wrap
@@ -97,13 +97,19 @@ def test_gradients(system, family):
     fast = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad()
     scored = [len(row) - 1 for row in rows]
-    (sum(reference(model, row, row).loss * n for row, n in zip(rows, scored, strict=True)) / sum(scored)).backward()
+    total = sum(reference(model, row, row).loss * n for row, n in zip(rows, scored, strict=True))
+    (total / sum(scored)).backward()
     for name, parameter in model.named_parameters():
         zero = torch.zeros_like(parameter)
         got, want = fast[name], parameter.grad
         close(zero if got is None else got, zero if want is None else want, atol=3e-5, rtol=1e-3)
     if system == "hmt-segment":
-        for name in ("summary_prompt.weight", "first_prompt.weight", "recall.query.weight", "recall.key.weight"):
+        for name in (
+            "summary_prompt.weight",
+            "first_prompt.weight",
+            "recall.query.weight",
+            "recall.key.weight",
+        ):
             assert fast[name].abs().max() > 1e-6, name
 
 

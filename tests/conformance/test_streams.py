@@ -1,11 +1,11 @@
-"""How text is cut, padded and batched changes nothing; what comes later changes nothing; what was read does."""
+"""How a text is cut, padded and batched changes nothing; nor does what comes later; what was read does."""
 
 import pytest
 import torch
+from backbones import FAMILIES, VOCAB, random_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backbones import FAMILIES, VOCAB, random_ids
 from hmt import Memory
 
 from .cases import CASES, SYSTEMS, J, L, close, pad, ragged, reference, same_state, segment_mode, shared
@@ -16,7 +16,7 @@ LONG = 4 * L + 5
 
 
 def comparable(model, start: int, end: int, total: int) -> torch.Tensor:
-    """Positions start..end-1 whose frame, when only `end` tokens are there, is already that of the whole text."""
+    """Positions start..end-1 whose frame is final when only `end` tokens are there."""
     at = torch.arange(start, end)
     if not segment_mode(model):
         return at
@@ -60,7 +60,7 @@ def test_forward_in_pieces(system, cuts):
 
 @CASE
 def test_token_by_token_equals_the_reference_of_every_prefix(system, family):
-    """Streams of different age share the key-value cache; each is fed one token at a time over segment ends."""
+    """Streams of different age share the key-value cache, and cross segment ends at different times."""
     model = shared(system, family)
     ages, steps = [L - 2, 2 * L + J, 0], L + 4 if family == "llama" else L
     rows = ragged([age + 1 + steps for age in ages])
@@ -99,8 +99,8 @@ def test_batch_order_does_not_matter(system):
 @SYSTEM
 @pytest.mark.parametrize("length", [3 * L, 3 * L + J - 1])
 def test_no_token_sees_the_future(system, length):
-    """One row per perturbed token. In "segment" mode the heads of segments are excepted, and shown to leak as soon
-    as there are two memory embeddings to choose from."""
+    """One row per perturbed token. In "segment" mode the heads of segments are excepted, and shown to leak as
+    soon as there are two memory embeddings to choose from."""
     model = shared(system)
     ids = random_ids(length)
     changed = ids.repeat(length, 1)
@@ -122,7 +122,9 @@ def test_no_token_sees_the_future(system, length):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("system", ["hmt-segment", "hmt-previous", "hmt-memory", "hmt-norecall", "rmt-2-sensory"])
+@pytest.mark.parametrize(
+    "system", ["hmt-segment", "hmt-previous", "hmt-memory", "hmt-norecall", "rmt-2-sensory"]
+)
 def test_memory_reaches_the_output(system, family):
     """Only the first token of the text differs: the later segments read nothing of it but memory."""
     model = shared(system, family)

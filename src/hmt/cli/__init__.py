@@ -15,6 +15,11 @@ from typer.core import TyperGroup
 # A module with a function `command` becomes a command, one with a Typer `app` becomes a group of commands;
 # both are called by the module's name and appear in `hmt --help` in this order.
 COMMANDS = [
+    "train",
+    "read",
+    "generate",
+    "memory",
+    "eval",
     "env",
 ]
 

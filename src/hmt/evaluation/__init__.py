@@ -1,4 +1,5 @@
-"""Measuring memory: perplexity against history, recall of hidden facts, bytes carried, and the report on all of it.
+"""Measuring memory: perplexity against history, recall of hidden facts, bytes carried, and the report on all
+of it.
 
     result = history_perplexity({"HMT": model, "window": baseline}, documents, histories=(0, 1, 4, 16))
     result.perplexity("HMT", 16), result.paired("HMT", "window", 16)
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hmt.evaluation.memory_use import MemoryUse as MemoryUse
-    from hmt.evaluation.memory_use import memory_use as memory_use
+    from hmt.evaluation.memory_use import measure_memory as measure_memory
     from hmt.evaluation.perplexity import history_perplexity as history_perplexity
-    from hmt.evaluation.recall_map import recall_map as recall_map
     from hmt.evaluation.recall_task import RecallResult as RecallResult
     from hmt.evaluation.recall_task import recall_accuracy as recall_accuracy
+    from hmt.evaluation.recall_weights import recall_map as recall_map
     from hmt.evaluation.report import write_report as write_report
     from hmt.evaluation.results import HistoryResult as HistoryResult
 
@@ -27,9 +28,9 @@ _MODULE_OF = {
     "MemoryUse": "memory_use",
     "RecallResult": "recall_task",
     "history_perplexity": "perplexity",
-    "memory_use": "memory_use",
+    "measure_memory": "memory_use",
     "recall_accuracy": "recall_task",
-    "recall_map": "recall_map",
+    "recall_map": "recall_weights",
     "write_report": "report",
 }
 __all__ = sorted(_MODULE_OF)
@@ -38,9 +39,7 @@ __all__ = sorted(_MODULE_OF)
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'hmt.evaluation' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"hmt.evaluation.{_MODULE_OF[name]}"), name)
-    globals()[name] = value  # also where a submodule has the same name: importing it put the module there
-    return value
+    return getattr(importlib.import_module(f"hmt.evaluation.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from hmt.model import SegmentMemoryModel
 
 TOKENS = tuple(2**power for power in range(10, 21, 2))
@@ -19,7 +21,8 @@ class MemoryUse:
         tokens: lengths of text.
         state: what the memory model carries after each of them (state and open token ids).
         kv_cache: what a full-attention KV cache of the same backbone would hold, in the same dtype.
-        open_segment: the KV cache of one open segment, which generation (not reading) needs on top of `state`.
+        open_segment: the KV cache of one open segment, which generation (not reading) needs on top of
+        `state`.
     """
 
     tokens: list[int]
@@ -35,8 +38,9 @@ class MemoryUse:
         return cls(**values)
 
 
-def memory_use(model: SegmentMemoryModel, tokens: Sequence[int] = TOKENS) -> MemoryUse:
-    """State of one stream of `model` against length. Its shapes are fixed, so it is measured and not extrapolated."""
+@torch.no_grad()
+def measure_memory(model: SegmentMemoryModel, tokens: Sequence[int] = TOKENS) -> MemoryUse:
+    """State of one stream against length: measured, not extrapolated, since its shapes never change."""
     ordered = sorted(tokens)
     if not ordered or ordered[0] < 1:
         raise ValueError(f"tokens are lengths of 1 or more, got {list(tokens)}")
@@ -54,11 +58,16 @@ def memory_use(model: SegmentMemoryModel, tokens: Sequence[int] = TOKENS) -> Mem
 
 
 def kv_cache_bytes(text_config, tokens: int, bytes_per_value: int) -> int:
-    """2 (keys, values) x layers x key-value heads x head size x bytes x tokens; sliding layers stop at their window."""
+    """2 (keys, values) x layers x key-value heads x head size x bytes x tokens.
+
+    Layers with a sliding window stop at it.
+    """
     heads = getattr(text_config, "num_key_value_heads", None) or text_config.num_attention_heads
-    size = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
+    size = (
+        getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
+    )
     layers = getattr(text_config, "layer_types", None) or ["full_attention"] * text_config.num_hidden_layers
     window = getattr(text_config, "sliding_window", None) or tokens
     kept = {"full_attention": tokens, "sliding_attention": min(tokens, window)}
-    # kinds of layer without a KV cache (linear attention and the like) keep a constant that is not counted here
+    # kinds of layer without a KV cache (linear attention, ...) keep a constant that is not counted
     return 2 * heads * size * bytes_per_value * sum(kept.get(kind, 0) for kind in layers)

@@ -1,8 +1,8 @@
 """Perplexity at given amounts of history, on tokens that stay the same.
 
-Target segments are chosen once. For each history h a fresh stream reads the h segments just before a target, and the
-target is then scored from its token `skip` on. Only what was read before changes, never what is scored, so the curve
-shows what history is worth and not how hard the text at some place is.
+Target segments are chosen once. For each history h a fresh stream reads the h segments just before a target,
+and the target is then scored from its token `skip` on. Only what was read before changes, never what is
+scored, so the curve shows what history is worth and not how hard the text at some place is.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ def history_perplexity(
         documents: token ids per document (lists or arrays). Histories never cross from one to the next.
         histories: segments read before the target. A target has at least `max(histories)` before it.
         segment_length: L, to check against the models; None takes theirs.
-        skip: tokens at the head of a target that are not scored, 1 .. L-1. The output at position p predicts token
-            p + 1, so token 0 has no prediction when there is no history. None is L // 2, or more where a model
-            needs it: a recall prompt made from the first j tokens of a segment may only be scored from j on.
+        skip: tokens at the head of a target that are not scored, 1 .. L-1. The output at position p predicts
+            token p + 1, so token 0 has no prediction when there is no history. None is L // 2, or more where
+            a model needs it: a recall prompt made from the first j tokens of a segment may only be scored
+            from j on.
         targets_per_document, max_targets, seed: see `choose_targets`.
         batch_size: targets read side by side.
         progress: called as progress(tokens_done, tokens_in_total).
@@ -61,8 +62,9 @@ def history_perplexity(
     skip = _check_skip(models, length, skip)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    sizes = [len(document) for document in documents]
     targets = choose_targets(
-        [len(document) for document in documents],
+        sizes,
         histories[-1],
         segment_length=length,
         targets_per_document=targets_per_document,
@@ -83,7 +85,13 @@ def history_perplexity(
         finally:
             model.train(training)
     return HistoryResult(
-        nll=nll, targets=targets, segment_length=length, skip=skip, documents=len(documents), seed=seed
+        nll=nll,
+        targets=targets,
+        segment_length=length,
+        skip=skip,
+        documents=len(sizes),
+        long_enough=sum(size >= (histories[-1] + 1) * length for size in sizes),
+        seed=seed,
     )
 
 
@@ -95,7 +103,7 @@ def score(
     batch_size: int,
     counter: Callable[[int], None],
 ) -> dict[int, list[float]]:
-    """History -> nats per target. windows: int64 [T, (H + 1) * L]; the last segment of each row is the target."""
+    """History -> nats per target. windows: int64 [T, (H + 1) * L], whose last segments are the targets."""
     nll: dict[int, list[float]] = {h: [] for h in histories}
     device = model.get_input_embeddings().weight.device
     for rows in windows.split(batch_size):
@@ -111,7 +119,7 @@ def score(
 
 
 def _target_outputs(model, segments: Tensor, prepared: list, read: int, counter) -> Tensor:
-    """Outputs [B, L, d] at the last of `segments` [B, S, L], after a new stream has read the `read` before it."""
+    """Outputs [B, L, d] at the last of `segments` [B, S, L], after a new stream read the `read` before it."""
     state: MemoryState = model.initial_state(segments.shape[0])
     for index in range(segments.shape[1] - 1 - read, segments.shape[1]):
         output = model.step(segments[:, index], state, prepared=prepared[index])
@@ -142,7 +150,7 @@ def _nats(model: SegmentMemoryModel, hidden: Tensor, goal: Tensor) -> list[float
 
 
 def _reach(model: SegmentMemoryModel, history: int) -> int:
-    """How many of `history` segments can make a difference: a window forgets the rest, so they need not be read."""
+    """How many of `history` segments matter: a window forgets the rest, so they need not be read."""
     if isinstance(model, WindowForCausalLM):
         return min(history, -(-model.config.window_length // model.config.segment_length))
     return history
@@ -198,8 +206,8 @@ def _check_skip(models: Mapping[str, SegmentMemoryModel], length: int, skip: int
         skip = max(length // 2, least[name])
     if skip < least[name]:
         raise ValueError(
-            f"skip is {skip}, and the recall prompt of {name} sees the first {least[name]} tokens of a segment: "
-            f"skip at least {least[name]}"
+            f"skip is {skip}, and the recall prompt of {name} sees the first {least[name]} tokens of a "
+            f"segment: skip at least {least[name]}"
             if least[name] > 1
             else f"skip must be at least 1, got {skip}: the first token of a target has no prediction"
         )

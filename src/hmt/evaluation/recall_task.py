@@ -1,4 +1,4 @@
-"""Accuracy on the hidden key-value task, against the number of segments between which the answer is hidden."""
+"""Accuracy on the hidden key-value task, by the number of segments that the answer is hidden among."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class RecallPoint:
 
     Attributes:
         accuracy: share of samples whose most likely next token is the answer (over the whole vocabulary).
-        evidence_weight: mean recall weight on the segment that holds the answer; None where nothing is recalled.
+        evidence_weight: mean recall weight on the segment that holds the answer; None where nothing is
+        recalled.
         evidence_hits: share of samples whose largest recall weight is on that segment; None likewise.
     """
 
@@ -68,9 +69,9 @@ def recall_accuracy(
 ) -> RecallResult:
     """Ask for one hidden value at the end of each sample, and compare the model's most likely token with it.
 
-    The samples depend on `seed`, the task and the number of segments, not on the model or on `batch_size`. Working
-    memory does not grow with the number of segments. progress: called as progress(tokens_done, tokens_in_total).
-    ValueError when task and model do not fit together.
+    The samples depend on `seed`, the task and the number of segments, not on the model or on `batch_size`.
+    Working memory does not grow with the number of segments. progress: called as progress(tokens_done,
+    tokens_in_total). ValueError when task and model do not fit together.
     """
     _check(model, task, segments, samples, batch_size)
     total, done = samples * task.segment_length * sum(segments), 0
@@ -95,7 +96,7 @@ def recall_accuracy(
 
 
 def _ask(model: SegmentMemoryModel, batch: dict[str, Tensor]) -> Tensor:
-    """[B, 3] float: is the answer right, recall weight on the evidence, is it the largest (NaN: no recall)."""
+    """[B, 3] float: is the answer right, recall weight on the evidence, is that the largest (or NaN)."""
     memory = model.new_memory(len(batch["input_ids"]))
     batch = {name: value.to(memory.open_ids.device) for name, value in batch.items()}
     # The answer itself is never fed: whatever a system does with the tokens of a segment, it cannot leak.
@@ -131,8 +132,8 @@ def _check(model, task: KeyValueTask, segments: Sequence[int], samples: int, bat
         )
     if model.config.vocab_size < task.vocab_size:
         raise ValueError(
-            f"the task uses {task.vocab_size} token ids, the model knows {model.config.vocab_size}; give the task "
-            "fewer symbols, values or noise tokens"
+            f"the task uses {task.vocab_size} token ids, the model knows {model.config.vocab_size}; give the "
+            "task fewer symbols, values or noise tokens"
         )
     if not segments or min(segments) < 2 or samples < 1 or batch_size < 1:
         raise ValueError("segments are numbers from 2 on, samples and batch_size from 1 on")

@@ -1,10 +1,10 @@
-"""What a perplexity run found: negative log-likelihoods per target, and everything that is computed from them."""
+"""What a perplexity run found: negative log-likelihoods per target, and what is computed from them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class HistoryResult:
         nll: model name -> history in segments -> negative log-likelihood in nats of each target [targets].
         targets: what was scored, in the order of those lists.
         segment_length: L, tokens per segment. skip: tokens at the head of each target that are not scored.
-        documents: number of documents given.
+        documents: number of documents given; long_enough: how many of them had room for a target.
         seed: what the targets were drawn with.
     """
 
@@ -43,8 +43,8 @@ class HistoryResult:
     segment_length: int
     skip: int
     documents: int = 0
+    long_enough: int = 0
     seed: int = 0
-    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:
@@ -94,7 +94,8 @@ class HistoryResult:
     ) -> Difference:
         """How much better or worse `model_a` is than `model_b` on the same tokens (bootstrap over targets).
 
-        history_b: the history of `model_b` where it differs (with one model twice: what more history is worth).
+        history_b: the history of `model_b` where it differs (with one model twice: what more history is
+        worth).
         by: resample targets, or whole documents, which allows for targets of one document being alike.
         """
         other = history if history_b is None else history_b
@@ -107,6 +108,16 @@ class HistoryResult:
         means = sums[draws].sum(1) / counts[draws].sum(1)
         low, high = np.percentile(means, [2.5, 97.5])
         return Difference(float(delta.mean()), float(low), float(high), len(delta))
+
+    def merged(self, groups: Mapping[str, Sequence[str]]) -> HistoryResult:
+        """A result whose models are groups of this one's, each with the mean over its members per target."""
+        nll = {
+            label: {
+                h: np.mean([self._of(name, h) for name in names], axis=0).tolist() for h in self.histories
+            }
+            for label, names in groups.items()
+        }
+        return replace(self, nll=nll)
 
     def _of(self, model: str, history: int) -> Sequence[float]:
         try:
@@ -138,8 +149,8 @@ class HistoryResult:
             "segment_length": self.segment_length,
             "skip": self.skip,
             "documents": self.documents,
+            "long_enough": self.long_enough,
             "seed": self.seed,
-            "notes": self.notes,
         }
 
     @classmethod
@@ -148,5 +159,5 @@ class HistoryResult:
             model: {int(history): score["nll_per_target"] for history, score in scores.items()}
             for model, scores in values["models"].items()
         }
-        rest = {name: values[name] for name in ("segment_length", "skip", "documents", "seed", "notes")}
+        rest = {name: values[name] for name in ("segment_length", "skip", "documents", "long_enough", "seed")}
         return cls(nll=nll, targets=[Target(*pair) for pair in values["targets"]], **rest)

@@ -1,4 +1,5 @@
-"""Which segments are scored: chosen once, so that every model and every amount of history is scored on the same
+"""Which segments are scored: chosen once, so that every model and every amount of history is scored on the
+same
 tokens."""
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ def choose_targets(
     max_targets: int,
     seed: int,
 ) -> list[Target]:
-    """Targets with at least `largest_history` whole segments before them in their document, in document order.
+    """Targets with at least `largest_history` whole segments before them in their document, in document
+    order.
 
-    lengths: tokens per document. Up to `targets_per_document` of each document that is long enough, drawn without
-    replacement; of these at most `max_targets`, drawn again. Depends on nothing but the arguments.
+    lengths: tokens per document. Up to `targets_per_document` of each document that is long enough, drawn
+    without replacement; of these at most `max_targets`, drawn again. Depends on nothing but the arguments.
     ValueError, saying which history would fit, when no document is long enough.
     """
     if targets_per_document < 1 or max_targets < 1:
@@ -54,12 +56,15 @@ def _too_short(lengths: Sequence[int], largest_history: int, segment_length: int
         return "there are no documents to score"
     need, longest = (largest_history + 1) * segment_length, max(lengths)
     text = (
-        f"0 of {len(lengths)} documents qualify for a history of {largest_history} segments: with the scored one "
-        f"that takes {need:,} tokens (segments of {segment_length}), and the longest document has {longest:,}"
+        f"0 of {len(lengths)} documents qualify for a history of {largest_history} segments: with the scored "
+        f"one that takes {need:,} tokens (segments of {segment_length}), and the longest document has "
+        f"{longest:,}"
     )
     fits = longest // segment_length - 1
     if fits < 0:
-        return f"{text}, less than a single segment; give longer documents, or use a model with shorter segments"
+        return (
+            f"{text}, less than a single segment; give longer documents, or use a model with shorter segments"
+        )
     enough = sum(length // segment_length > fits for length in lengths)
     return f"{text}; the largest history that fits is {fits}, with {enough} document{'s' * (enough > 1)}"
 

@@ -8,13 +8,14 @@ Per segment n of L new tokens H_n:
 Without recall (training stage 1) P_n is the last memory embedding, as in RMT.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: @strict does not check field types that are strings.
 
 from typing import Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from ..backbone import Vectors
 from ..config import MemoryConfig
@@ -126,6 +127,14 @@ class HMTForCausalLM(SegmentMemoryModel):
             tensors["query"] = like.new_zeros(batch_size, width)
         return MemoryState({name: tensor.detach() for name, tensor in tensors.items()})
 
+    def _init_weights(self, module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Recall):
+            # Equal orthonormal projections: recall starts as the similarity of summary and memory embedding. The paper
+            # leaves the start open; from independent random projections addressing takes far longer to appear.
+            init.orthogonal_(module.query.weight)
+            init.copy_(module.key.weight, module.query.weight)
+
     def summarise(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Equation 1 for R runs of tokens at once: int64 [R, w], lengths [R] -> [R, d]."""
         prompt = self.summary_prompt(ids.shape[0])
@@ -163,6 +172,7 @@ class HMTForCausalLM(SegmentMemoryModel):
             recalled, log_weights = self.recall(query, state["bank"], filled)
         else:
             recalled, log_weights = state["latest"], None
+        recalled = recalled * config.memory_scale
         prompt = torch.where(started, recalled, self.first_prompt(batch)[:, 0])[:, None]
         seen = (state.segments * config.segment_length).clamp(max=config.sensory_length)
         return Frame(prompt, prompt, state["sensory"], seen, log_weights)

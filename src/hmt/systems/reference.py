@@ -1,7 +1,7 @@
 """The systems as their papers write them: one stream, one segment at a time, no batch, no padding, no cache.
 
-These loops are the oracle of the fast path, and the place to read what a system computes. They take a model of this
-library for its weights and configuration, and call its backbone only through `backbone(inputs_embeds=...)`.
+These loops are the oracle of the fast path, and the place to read what a system computes. They take a model
+of this library for its weights and configuration, and call its backbone only as `backbone(inputs_embeds=...)`.
 
 Nothing here is detached: the loss of a long stream can be differentiated with respect to every parameter.
 """
@@ -23,7 +23,7 @@ class Reference(NamedTuple):
     logits: [T, V]; row t predicts token t + 1, in the next segment too.
     loss: mean over the scored tokens, or None without labels.
     memory: what each full segment left behind, [m, d] each (empty for a system without vectors).
-    recall: for each segment, the weights over the last N of `memory`, oldest first (empty while there is none).
+    recall: for each segment, the weights over the last N of `memory`, oldest first (may be empty).
     """
 
     logits: Tensor
@@ -36,6 +36,7 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
     """Hierarchical Memory Transformer, equations 1 to 5 of arXiv 2405.06067; ids and labels int64 [T]."""
     config = model.config
     L, j, k, N = config.segment_length, config.summary_length, config.sensory_length, config.memory_size
+    scale = config.memory_scale  # 1 in the paper
     T = model.summary_prompt.weight  # [1, d]
     W_q, W_k = model.recall.query.weight.t(), model.recall.key.weight.t()  # [d, d_h]
 
@@ -55,7 +56,7 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
         if not memory:
             P_n = model.first_prompt.weight
         elif not config.recall:
-            P_n = memory[-1]
+            P_n = memory[-1] * scale
         else:
             if config.recall_query == "segment":
                 S_n = summary(segment[:j])
@@ -66,7 +67,7 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
             M = torch.cat(memory[-N:])
             Q_n, K_n = S_n @ W_q, M @ W_k  # equation 2
             weights = torch.softmax(Q_n @ K_n.t() / math.sqrt(W_q.shape[1]), dim=-1)
-            P_n = weights @ M  # equation 3
+            P_n = weights @ M * scale  # equation 3
             weights = weights[0]
 
         hidden, out = run_backbone(model, [P_n, sensory, H_n, P_n])  # equation 4
@@ -79,14 +80,14 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
 
 
 def rmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference:
-    """Recurrent Memory Transformer (arXiv 2207.06881) with m causal memory tokens; ids and labels int64 [T]."""
+    """Recurrent Memory Transformer (arXiv 2207.06881), m causal memory tokens; ids and labels int64 [T]."""
     config = model.config
     L, k, m = config.segment_length, config.sensory_length, config.num_memory_tokens
 
     logits: list[Tensor] = []
     memory: list[Tensor] = []  # [m, d]
     for start, segment in segments(ids, L):
-        mem = memory[-1] if memory else model.first_prompt.weight
+        mem = memory[-1] * config.memory_scale if memory else model.first_prompt.weight
         sensory = embed(model, ids[max(0, start - k) : start])
         hidden, out = run_backbone(model, [mem, sensory, embed(model, segment), mem])
         logits.append(out[m + len(sensory) : -m])
@@ -97,7 +98,7 @@ def rmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
 
 
 def window_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference:
-    """The backbone alone, reading again the `window_length` tokens before each segment; ids and labels int64 [T]."""
+    """The backbone alone, reading again the tokens just before each segment; ids and labels int64 [T]."""
     L, w = model.config.segment_length, model.config.window_length
 
     logits: list[Tensor] = []
@@ -130,7 +131,7 @@ def run_backbone(model, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
 def collect(
     logits: list[Tensor], labels: Tensor | None, memory: list[Tensor], recall: list[Tensor]
 ) -> Reference:
-    """Join the segments, and score every label against the logits of the token before it (-100: not scored)."""
+    """Join the segments; score every label with the logits of the token before it (-100: not scored)."""
     joined = torch.cat(logits)
     loss = None
     if labels is not None:

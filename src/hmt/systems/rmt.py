@@ -5,7 +5,7 @@ Per segment: H = BBM([mem | tokens | mem]); the outputs at the trailing m positi
 in the paper: it gives RMT the raw last tokens that HMT has, so that the two can be told apart.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: @strict does not check field types that are strings.
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -59,7 +59,7 @@ class RMTForCausalLM(SegmentMemoryModel):
     def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
         config = self.config
         started = (state.segments > 0)[:, None, None]
-        memory = torch.where(started, state["memory"], self.first_prompt(state.batch_size))
+        memory = torch.where(started, state["memory"] * config.memory_scale, self.first_prompt(state.batch_size))
         seen = (state.segments * config.segment_length).clamp(max=config.sensory_length)
         return Frame(memory, memory, state["sensory"], seen)
 

@@ -4,7 +4,7 @@ With `window_length` = the sensory length of an HMT it is the "sensory only" row
 it is a backbone with a sliding window, read in steps of L tokens. No new parameters.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: @strict does not check field types that are strings.
 
 import torch
 from huggingface_hub.dataclasses import strict

@@ -1,14 +1,12 @@
 """What is trained, for how long and how: stages, and the recipe that holds them. Plain data, without torch.
 
-The paper's recipe (App. F and Table 7): 200 steps without recall on samples of 2 segments, then 500 steps with
-recall on samples of as many segments as fit (3 to 15), batch size 2, learning rate 1e-5 (1e-4 for Llama 2 7B, RWKV's
-RMT and Mamba, 2e-4 for Yi and Mistral), times 0.9 or 0.7 every 100 steps.
+The paper's recipe (App. F and Table 7): 200 steps without recall on samples of 2 segments, then 500 steps
+with recall on samples of as many segments as fit (3 to 15), batch size 2, learning rate 1e-5 (1e-4 for Llama
+2 7B, RWKV's RMT and Mamba, 2e-4 for Yi and Mistral), times 0.9 or 0.7 every 100 steps.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str}
+from .checks import at_least, build, check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +27,10 @@ class Stage:
         steps: optimizer steps.
         recall: False is the paper's stage 1. Systems without recall train the same either way.
         learning_rate: at the first step (after the warm-up, if there is one).
-        lr_schedule: "steps" multiplies by `lr_decay` every `lr_decay_every` steps (Table 7: 0.9 or 0.7, 100); other
-            names are those of transformers' Trainer ("constant", "linear", "cosine", ...).
+        lr_schedule: "steps" multiplies by `lr_decay` every `lr_decay_every` steps (Table 7: 0.9 or 0.7, 100);
+            other names are those of transformers' Trainer ("constant", "linear", "cosine", ...).
         lr_start_step: with "steps", how many steps the decay has already counted: a curriculum is one decay.
-        warmup_steps: steps over which the learning rate grows linearly from 0.
+        warmup_steps: steps over which the learning rate grows linearly to `learning_rate`.
         bptt_depth: segments that gradients flow through; None means all of the sample.
         recall_loss_weight: weight of the recall loss, added to the language-model loss ...
         recall_loss_until: ... during this fraction of the steps, 0 afterwards.
@@ -53,11 +51,11 @@ class Stage:
     recall_loss_until: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         if not re.fullmatch(r"[\w-]+", self.name):
             raise ValueError(f"the stage name {self.name!r} must be made of letters, digits, - and _")
-        _at_least(self, 1, "segments", "steps", "lr_decay_every", "bptt_depth")
-        _at_least(self, 0, "lr_start_step", "warmup_steps", "recall_loss_weight")
+        at_least(self, 1, "segments", "steps", "lr_decay_every", "bptt_depth")
+        at_least(self, 0, "lr_start_step", "warmup_steps", "recall_loss_weight")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not 0 < self.lr_decay <= 1:
@@ -81,13 +79,14 @@ class Recipe:
     """Stages and what they share.
 
     Args:
-        tuning: "full" trains everything, "lora" the memory and LoRA adapters in the backbone (Llama 2 7B, Mamba, Yi
-            and Mistral in the paper, r = 8), "frozen" the memory alone.
-        batch_size: samples per device and step (2 in the paper); times `gradient_accumulation` per optimizer step.
+        tuning: "full" trains everything, "lora" the memory and LoRA adapters in the backbone (Llama 2 7B,
+            Mamba, Yi and Mistral in the paper, r = 8), "frozen" the memory alone.
+        batch_size: samples per device and step (2 in the paper); times `gradient_accumulation` per optimizer
+            step.
         bf16: compute in bfloat16; what is trained is kept in float32.
         replay: recompute segments in the backward pass: memory no longer grows with their number.
-        recall_targets: what the recall loss points at: "ngram" guesses from what the text repeats, "given" takes it
-            from the samples, None leaves it out. Wanted as soon as a stage has a recall_loss_weight.
+        recall_targets: what the recall loss points at: "ngram" guesses from what the text repeats, "given"
+            takes it from the samples, None leaves it out. Wanted as soon as a stage has a recall_loss_weight.
         min_segments: the shortest sample that is kept, in segments (0: anything of two tokens or more).
         save_steps, logging_steps, eval_steps: in optimizer steps; a stage also saves at its end.
         keep_checkpoints: newest checkpoints of a stage that stay on disk.
@@ -115,9 +114,9 @@ class Recipe:
     eval_samples: int = 32
 
     def __post_init__(self) -> None:
-        stages = tuple(s if isinstance(s, Stage) else _build(Stage, s) for s in self.stages)
+        stages = tuple(s if isinstance(s, Stage) else build(Stage, s) for s in self.stages)
         object.__setattr__(self, "stages", stages)
-        _check_types(self)
+        check_types(self)
         if not stages:
             raise ValueError("a recipe needs at least one stage with steps to make")
         if self.tuning not in ("full", "lora", "frozen"):
@@ -126,12 +125,12 @@ class Recipe:
             raise ValueError(f"recall_targets is 'ngram', 'given' or None, got {self.recall_targets!r}")
         if self.recall_targets is None and any(stage.recall_loss_weight for stage in stages):
             raise ValueError(
-                "a recall_loss_weight needs recall_targets: 'ngram' guesses them from the text, 'given' takes them "
-                "from the samples"
+                "a recall_loss_weight needs recall_targets: 'ngram' guesses them from the text, 'given' "
+                "takes them from the samples"
             )
         positive = ("lora_r", "batch_size", "gradient_accumulation", "save_steps", "keep_checkpoints")
-        _at_least(self, 1, *positive, "logging_steps", "eval_steps", "eval_samples")
-        _at_least(self, 0, "max_grad_norm", "weight_decay", "min_segments", "seed", "lora_dropout")
+        at_least(self, 1, *positive, "logging_steps", "eval_steps", "eval_samples")
+        at_least(self, 0, "max_grad_norm", "weight_decay", "min_segments", "seed", "lora_dropout")
         if self.min_segments > min(stage.segments for stage in stages):
             raise ValueError(f"min_segments is {self.min_segments}, more than the samples of a stage have")
 
@@ -141,7 +140,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """ValueError for unknown fields, missing ones and wrong types."""
-        return _build(cls, values)
+        return build(cls, values)
 
     def save(self, path) -> None:
         """Write as JSON."""
@@ -179,13 +178,13 @@ def paper_recipe(
     (default: `bptt_depth`), gradients through `bptt_depth` of them. No steps, no stage.
 
     Args:
-        curriculum: depths, such as [2, 4, 8], that share the steps of stage 2 and take the place of `bptt_depth`:
-            each is a stage of its own, the learning rate and the recall loss go on as in one.
+        curriculum: depths, such as [2, 4, 8], that share the steps of stage 2 and take the place of
+            `bptt_depth`: each is a stage of its own, the learning rate and the recall loss go on as in one.
         recall_loss_until: fraction of the steps of all of stage 2.
         warmup_steps: at the beginning of stage 1, and of the first part of stage 2.
         options: the other fields of `Recipe`.
     """
-    rates = {
+    rates: dict[str, Any] = {
         "learning_rate": learning_rate,
         "lr_schedule": lr_schedule,
         "lr_decay": lr_decay,
@@ -193,11 +192,13 @@ def paper_recipe(
     }
     stages = []
     if stage1_steps:
-        first = {"recall": False, "segments": 2, "warmup_steps": warmup_steps}
+        first: dict[str, Any] = {"recall": False, "segments": 2, "warmup_steps": warmup_steps}
         stages.append(Stage(name="recurrence", steps=stage1_steps, **first, **rates))
     depths = list(curriculum) or [bptt_depth]
     if curriculum and 0 < stage2_steps < len(depths):
-        raise ValueError(f"stage 2 has {stage2_steps} steps, fewer than the {len(depths)} depths of its curriculum")
+        raise ValueError(
+            f"stage 2 has {stage2_steps} steps, fewer than the {len(depths)} depths of its curriculum"
+        )
     done = 0
     for number, depth in enumerate(depths if stage2_steps else (), start=1):
         steps = stage2_steps * number // len(depths) - done
@@ -217,40 +218,6 @@ def paper_recipe(
         )
         done += steps
     return Recipe.from_dict({**options, "stages": stages})
-
-
-def _build(cls, values: dict[str, Any]):
-    if not isinstance(values, dict):
-        raise ValueError(f"a {cls.__name__} is an object with named fields, got {type(values).__name__}")
-    known = [field.name for field in dataclasses.fields(cls)]
-    for name in values:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(f"{cls.__name__} has no field {name!r}{hint}")
-    required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
-    if missing := [name for name in required if name not in values]:
-        raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}")
-    return cls(**values)
-
-
-def _check_types(item) -> None:
-    for field in dataclasses.fields(item):
-        name, optional = field.type.removesuffix(" | None"), field.type.endswith(" | None")
-        value = getattr(item, field.name)
-        if name not in _TYPES or (optional and value is None):
-            continue
-        if not isinstance(value, _TYPES[name]) or (isinstance(value, bool) and name != "bool"):
-            raise ValueError(f"{field.name} must be a {field.type}, got {value!r}")
-        if value != value or value in (float("inf"), float("-inf")):
-            raise ValueError(f"{field.name} must be a finite number, got {value!r}")
-
-
-def _at_least(item, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(item, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _check_schedule(name: str) -> None:

@@ -11,11 +11,12 @@ from hmt.segments import make_grid
 
 @torch.no_grad()
 def recall_map(model: SegmentMemoryModel, input_ids, max_segments: int = 512) -> np.ndarray:
-    """Recall weights float32 [S, S] of one stream: row s is segment s being read, column r segment r recalled.
+    """Recall weights float32 [S, S] of one stream: row s is segment s being read, column r segment r
+    recalled.
 
-    NaN where segment r was not in the memory bank (not read yet, or pushed out). `input_ids` is int64 [T] or a list;
-    at most `max_segments` segments are read. The numbers are those of `model(..., output_recall=True)`, laid out by
-    `model.slot_segments`, without keeping the outputs of the whole text.
+    NaN where segment r was not in the memory bank (not read yet, or pushed out). `input_ids` is int64 [T] or
+    a list; at most `max_segments` segments are read. The numbers are those of `model(...,
+    output_recall=True)`, laid out by `model.slot_segments`, without keeping the outputs of the whole text.
     ValueError when the model does not recall, or there are not two segments.
     """
     length = model.config.segment_length
@@ -23,7 +24,9 @@ def recall_map(model: SegmentMemoryModel, input_ids, max_segments: int = 512) ->
     ids = torch.as_tensor(input_ids, device=device).flatten()[: max_segments * length]
     number = -(-len(ids) // length)
     if number < 2:
-        raise ValueError(f"a recall map needs more than one segment of {length} tokens, got {len(ids)} tokens")
+        raise ValueError(
+            f"a recall map needs more than one segment of {length} tokens, got {len(ids)} tokens"
+        )
     memory = model.new_memory(1)
     weights = np.full((number, number), np.nan, dtype=np.float32)
     grid = make_grid(ids[None], None, memory.open_ids, memory.open_lengths, length)

@@ -1,0 +1,6 @@
+"""`python -m hmt`: the command line."""
+
+from hmt.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""`hmt generate`: continue a prompt, with or without a memory."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hmt.cli.read import DeviceOption, ModelArgument, open_model
+
+
+def command(
+    model: ModelArgument,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.", metavar="TEXT")],
+    memory: Annotated[
+        Path | None, typer.Option("--memory", "-m", help="Memory file to answer from; it is not changed.")
+    ] = None,
+    save_memory: Annotated[
+        Path | None, typer.Option(help="Write the memory with prompt and answer read into it.", metavar="OUT")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens to write.", min=1)] = 128,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token.")] = False,
+    temperature: Annotated[float | None, typer.Option(help="Sample; above 1 is wilder.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample among the likeliest tokens of this mass.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample among so many likeliest tokens.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    device: DeviceOption = None,
+) -> None:
+    """Continue a prompt and print it as it is written.
+
+    Whether tokens are sampled is the model's own setting, unless --greedy or a sampling option is given.
+    """
+    sampling = sampling_options(greedy, temperature, top_p, top_k)
+    if not prompt:
+        raise ValueError("the prompt is empty; give at least one character")
+
+    import torch
+    from transformers import TextStreamer
+
+    from hmt.memory import Memory
+
+    writer, tokenizer = open_model(model, device)
+    past = None if memory is None else Memory.load(memory, model=writer)
+    if past is not None and past.batch_size != 1:
+        raise ValueError(f"{memory} holds {past.batch_size} streams; generate continues a single one")
+    # within a text there is no second beginning, so a prompt on top of a memory gets no BOS token
+    ids = tokenizer(prompt, add_special_tokens=past is None, return_tensors="pt").input_ids.to(writer.device)
+    if ids.shape[1] == 0:
+        raise ValueError("the tokenizer makes no tokens of this prompt")
+    torch.manual_seed(seed)
+    output = writer.generate(
+        ids.long(),
+        attention_mask=torch.ones_like(ids),
+        past_key_values=past,
+        max_new_tokens=max_new_tokens,
+        streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
+        return_dict_in_generate=True,
+        pad_token_id=_pad(writer, tokenizer),
+        **sampling,
+    )
+    if save_memory is not None:
+        kept = output.past_key_values
+        rest = output.sequences[:, kept.columns_fed :]  # the last token was written and never read
+        kept = writer.read(rest, memory=kept) if rest.shape[1] else kept
+        kept.save(save_memory)
+        typer.echo(f"saved {save_memory}: {int(kept.tokens_read.max()):,} tokens read", err=True)
+
+
+def sampling_options(
+    greedy: bool, temperature: float | None, top_p: float | None, top_k: int | None
+) -> dict[str, Any]:
+    """Arguments of `generate`; none where the model's own settings hold. ValueError for contradictions."""
+    given = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    given = {name: value for name, value in given.items() if value is not None}
+    if greedy and given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"--greedy takes no sampling options ({names})")
+    if temperature is not None and temperature <= 0:
+        raise ValueError(f"--temperature must be above 0, got {temperature:g}; use --greedy instead of 0")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p:g}")
+    if greedy:  # None silences settings of the model that only sampling reads
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {"do_sample": True, **given} if given else {}
+
+
+def _pad(model, tokenizer) -> int | None:
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, model.generation_config.eos_token_id):
+        if token is not None:
+            return token if isinstance(token, int) else token[0]
+    return 0

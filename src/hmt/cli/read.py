@@ -1,0 +1,206 @@
+"""`hmt read`: read a text file into a memory file."""
+
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from hmt.cli.progress import TokenProgress, no_bars_in_logs
+from hmt.evaluation.units import byte_text, plural
+
+_PIECE = 200_000  # characters held and tokenized at a time
+_CONTEXT = (
+    64  # characters before a piece that the tokenizer sees too, so that it does not look like a beginning
+)
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="Folder or hub id of a model with memory.", metavar="MODEL")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU where there is one.")
+]
+EncodingOption = Annotated[str, typer.Option(help="Encoding of text files.")]
+ErrorsOption = Annotated[str, typer.Option(help="What to do with undecodable bytes: strict or replace.")]
+
+
+def command(
+    model: ModelArgument,
+    file: Annotated[
+        str, typer.Argument(help="Text file, may be .gz, .bz2 or .xz; - is stdin.", metavar="FILE")
+    ],
+    memory: Annotated[Path, typer.Option("--memory", "-m", help="Memory file to write.", metavar="OUT")],
+    append: Annotated[bool, typer.Option("--append", help="Add to OUT, if it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, if it is there.")] = False,
+    encoding: EncodingOption = "utf-8",
+    errors: ErrorsOption = "strict",
+    limit: Annotated[int | None, typer.Option(help="Stop after so many tokens.", min=1)] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Read a text of any length into a memory file of constant size."""
+    if append and overwrite:
+        raise ValueError("--append and --overwrite contradict each other")
+    if memory.exists() and not (append or overwrite):
+        raise ValueError(f"{memory} is already there; --append adds to it, --overwrite replaces it")
+    pieces = text_pieces(file, encoding, errors)
+    first = next(pieces)  # what is wrong with the file shows before the model is loaded
+
+    from hmt.memory import Memory
+
+    reader, tokenizer = open_model(model, device)
+    old = Memory.load(memory, model=reader) if append and memory.exists() else None
+    tokens = token_pieces(tokenizer, itertools.chain([first], pieces), start=old is None)
+    new, progress = read_tokens(reader, tokens, old, limit)
+    new.save(memory)
+    typer.echo(f"read {progress.summary()}")
+    segments, total = int(new.segments_read.max()), int(new.tokens_read.max())
+    size = byte_text(memory.stat().st_size)
+    typer.echo(f"{memory}: {plural(segments, 'segment')}, {plural(total, 'token')}, {size}")
+
+
+def read_tokens(reader, pieces, memory, limit: int | None) -> tuple[Any, TokenProgress]:
+    """Read (ids, fraction) pieces on top of `memory` (or None): the new memory and the finished progress."""
+    done, end = 0, limit or sys.maxsize
+    with TokenProgress("reading", reader.device) as progress:
+        for ids, fraction in pieces:
+            ids = ids[: end - done]
+            if ids:
+                memory = reader.read(
+                    ids, memory=memory, progress=lambda n, base=done: progress.update(base + n)
+                )
+                done += len(ids)
+                progress.update(done, fraction)
+            if done >= end:
+                break
+    if not done:
+        raise ValueError("the tokenizer makes no tokens of this text")
+    return memory, progress
+
+
+def token_pieces(tokenizer, pieces, start: bool) -> Iterator[tuple[list[int], float | None]]:
+    """(text, fraction) pieces of a text as (ids, fraction); the ids together are those of the whole text.
+
+    Pieces are cut again between a letter or digit and white space, which no usual tokenizer joins in one
+    token, and each is tokenized together with the characters before it. Only a text without such a place for
+    a very long stretch is cut anywhere. start: begin with the BOS token, where the tokenizer adds one; an EOS
+    token is never added.
+    """
+    if (
+        start
+        and tokenizer.bos_token_id is not None
+        and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+    ):
+        yield [tokenizer.bos_token_id], 0.0
+    context, text, fraction = "", "", None
+    for more, fraction in pieces:
+        text += more
+        cut = _last_word_end(text)
+        if cut == 0 and len(text) < 4 * _PIECE:
+            continue
+        cut = cut or len(text)
+        yield _encode(tokenizer, context, text[:cut]), fraction
+        context, text = text[:cut][-_CONTEXT:], text[cut:]
+    yield _encode(tokenizer, context, text), fraction
+
+
+def _last_word_end(text: str) -> int:
+    """Index of the last white space after a letter or digit, 0 where there is none."""
+    for index in range(len(text) - 1, 0, -1):
+        if text[index].isspace() and text[index - 1].isalnum():
+            return index
+    return 0
+
+
+def _encode(tokenizer, context: str, text: str) -> list[int]:
+    if not tokenizer.is_fast:  # knows no offsets
+        return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    coded = tokenizer(context + text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    pairs = zip(coded.input_ids, coded.offset_mapping, strict=True)
+    return [id for id, (begin, _) in pairs if begin >= len(context)]
+
+
+def text_pieces(file: str, encoding: str, errors: str) -> Iterator[tuple[str, float | None]]:
+    """(text, share of the file read so far) in pieces of bounded size. ValueError if there is no text."""
+    import lzma
+    import zlib
+
+    from hmt.data.files import check_encoding
+
+    check_encoding(encoding, errors)
+    raw, size = _open(file)
+    text, started = "", False
+    try:
+        handle = _decompressed(raw, file, encoding, errors)
+        while more := handle.read(_PIECE):
+            text += more
+            if started or text.strip():
+                yield text if started else text.removeprefix("\ufeff"), raw.tell() / size if size else None
+                text, started = "", True
+    except UnicodeError as error:
+        raise ValueError(
+            f"{file} is not {encoding} ({error}); name its encoding with --encoding, such as latin-1, cp1252 "
+            "or utf-16, or pass --errors replace to read every undecodable byte as U+FFFD"
+        ) from error
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"cannot read {file}: {error}; is it complete, and its suffix right?") from error
+    if not started:
+        raise ValueError(f"{file} holds no text")
+
+
+def _open(file: str) -> tuple[IO[bytes], int]:
+    """The file's bytes as they are on disk, and their number (0: not known)."""
+    if file == "-":
+        return sys.stdin.buffer, 0
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ValueError(
+            f"{file} is {'a folder, not a file' if path.is_dir() else 'not there'}; name a text file"
+        )
+    return path.open("rb"), path.stat().st_size
+
+
+def _decompressed(raw: IO[bytes], file: str, encoding: str, errors: str) -> IO[str]:
+    import io
+
+    from hmt.data.files import COMPRESSED
+
+    opener = COMPRESSED.get(Path(file).suffix.lower())
+    if opener is not None:
+        return opener(raw, "rt", encoding=encoding, errors=errors)
+    return io.TextIOWrapper(raw, encoding=encoding, errors=errors)
+
+
+def open_model(path: str, device: str | None = None) -> tuple[Any, Any]:
+    """Model and tokenizer from a folder or hub id, on `device`. ValueError when there is no such thing."""
+    import torch
+
+    from hmt import load_model
+
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"--device {device}: {error}") from error
+    if not Path(path).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
+        raise ValueError(f"{path} is not there; name the folder of a model, or a hub id such as org/name")
+    try:
+        with no_bars_in_logs():
+            model = load_model(path)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is no folder with a model, nor one on the hub: {reason}") from error
+    return model.to(place), open_tokenizer(path, model.config.base_model_name_or_path)
+
+
+def open_tokenizer(path: str, base: str | None) -> Any:
+    """The tokenizer saved beside the model, or else that of its backbone."""
+    from transformers import AutoTokenizer
+
+    for place in filter(None, (path, base)):
+        try:
+            return AutoTokenizer.from_pretrained(place)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    raise ValueError(f"{path} has no tokenizer; save the backbone's beside it with tokenizer.save_pretrained")

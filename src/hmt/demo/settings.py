@@ -1,0 +1,73 @@
+"""How big and how long everything in the demo is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """The language model and its memories.
+
+    Lengths in tokens, histories in segments, steps of the optimizer.
+    """
+
+    vocabulary: int = 2048
+    hidden: int = 128
+    layers: int = 4
+    context: int = 256
+    backbone_steps: int = 500
+    backbone_batch: int = 8
+    backbone_rate: float = 3e-3
+    segment: int = 32
+    sensory: int = 8
+    bank: int = 300
+    stage1_steps: int = 60
+    stage2_steps: int = 190
+    stage2_segments: int = 16
+    batch: int = 8
+    rate: float = 1e-3
+    histories: tuple[int, ...] = (0, 1, 4, 16, 64)
+    targets_per_document: int = 8
+
+
+@dataclass(frozen=True)
+class RecallSettings:
+    """The hidden key-value task. `curriculum`: (segments, batch, steps) one after another.
+
+    With two segments the bank holds one memory embedding, so there is nothing to choose: the model first learns to
+    write an answer into memory and to read it back. Choosing the right embedding comes after.
+    """
+
+    segment: int = 12
+    sensory: int = 2
+    hidden: int = 128
+    layers: int = 2
+    bank: int = 300
+    curriculum: tuple[tuple[int, int, int], ...] = ((2, 128, 25), (4, 64, 25), (8, 32, 75), (16, 16, 125))
+    rate: float = 2e-3
+    recall_gain: float = 2.0
+    lengths: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
+    samples: int = 128
+
+
+@dataclass(frozen=True)
+class Settings:
+    text: TextSettings = TextSettings()
+    recall: RecallSettings = RecallSettings()
+    seed: int = 0
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def smoke(seed: int = 0) -> Settings:
+    """A run of seconds that goes through everything and proves nothing."""
+    text = TextSettings(
+        vocabulary=400, hidden=32, layers=1, context=64, backbone_steps=4, segment=16, sensory=4, stage1_steps=2,
+        stage2_steps=2, stage2_segments=3, batch=2, histories=(0, 1, 4), targets_per_document=2,
+    )  # fmt: skip
+    recall = RecallSettings(
+        hidden=32, curriculum=((2, 8, 2), (4, 4, 2)), lengths=(2, 4), samples=8
+    )
+    return replace(Settings(), text=text, recall=recall, seed=seed)

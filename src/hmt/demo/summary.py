@@ -1,0 +1,69 @@
+"""A few honest sentences about what the demo measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..evaluation import HistoryResult, RecallResult
+from ..evaluation.units import byte_text
+from .settings import Settings
+
+# Names in tables and plots.
+SYSTEMS = {
+    "hmt": "HMT",
+    "rmt": "RMT",
+    "sensory": "sensory tokens only",
+    "alone": "backbone, one segment",
+    "window": "window, same compute",
+    "context": "window, full context",
+}
+
+
+def summarise(
+    perplexity: HistoryResult, recall: dict[str, RecallResult], results: dict[str, Any], settings: Settings
+) -> str:
+    """Paragraphs separated by empty lines."""
+    return "\n\n".join([_text(perplexity), _recall(recall, settings), _read(results["read"], settings)])
+
+
+def _text(result: HistoryResult) -> str:
+    longest = result.histories[-1]
+    hmt, sensory, alone = SYSTEMS["hmt"], SYSTEMS["sensory"], SYSTEMS["alone"]
+    gain = 1 - result.perplexity(hmt, longest) / result.perplexity(alone, longest)
+    local = 1 - result.perplexity(sensory, longest) / result.perplexity(alone, longest)
+    difference = result.paired(hmt, sensory, longest)
+    if difference.high < 0:
+        verdict = f"lower by {100 * (1 - difference.perplexity_ratio):.1f}%"
+    elif difference.low > 0:
+        verdict = f"higher by {100 * (difference.perplexity_ratio - 1):.1f}%"
+    else:
+        verdict = "not distinguishable"
+    return (
+        f"On held-out documents, after {longest} segments of history, the perplexity of HMT is "
+        f"{result.perplexity(hmt, longest):.2f}: {100 * gain:.1f}% below the backbone that sees one segment at a time "
+        f"({result.perplexity(alone, longest):.2f}). The sensory tokens alone, without any memory, account for "
+        f"{100 * local:.1f}%; against them HMT is {verdict} (95% interval of the difference in nats per token: "
+        f"{difference.low:+.4f} to {difference.high:+.4f}). All rows are scored on the same {result.tokens:,} tokens, none of "
+        "which was part of any input to its own prediction."
+    )
+
+
+def _recall(recall: dict[str, RecallResult], settings: Settings) -> str:
+    hmt, rmt = recall[SYSTEMS["hmt"]], recall[SYSTEMS["rmt"]]
+    trained = max(segments for segments, _, _ in settings.recall.curriculum)
+    shown = [n for n in hmt.segments if n >= trained] or hmt.segments[-1:]
+    answers = ", ".join(f"{100 * hmt.accuracy(n):.0f}% over {n}" for n in shown)
+    return (
+        f"A value hidden in one of many segments and asked for at the end: trained on at most {trained} segments, HMT "
+        f"answers {answers} segments. RMT, which squeezes everything into one vector, answers "
+        f"{100 * rmt.accuracy(shown[0]):.0f}% over {shown[0]} and {100 * rmt.accuracy(shown[-1]):.0f}% over {shown[-1]} "
+        f"(guessing: {100 * hmt.chance:.0f}%)."
+    )
+
+
+def _read(read: dict[str, Any], settings: Settings) -> str:
+    return (
+        f"The held-out document {read['name']} ({read['tokens']:,} tokens, {read['segments']:,} segments) was read into a "
+        f"memory file of {byte_text(read['file_bytes'])} and continued from that file by a new process. What it writes "
+        "looks like the text it was trained on and means little: this language model has been trained for a minute or two."
+    )

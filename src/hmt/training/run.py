@@ -1,0 +1,216 @@
+"""A whole recipe: its stages one after another, resumable at any point."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from ..model import SegmentMemoryModel
+from . import checkpoints as ck
+from .recipe import Recipe, Stage
+from .samples import Data, describe, make_collator, prepare, stage_samples
+from .stops import TrainingStopped
+from .trainer import MemoryTrainer
+from .tuning import apply_tuning, trained_in_float32
+from .watch import LogFile, Progress
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingResult:
+    """What a run did.
+
+    Attributes:
+        output_dir: the folder of the finished model.
+        stages: one entry per stage: name, steps, segments, samples, seconds and loss (the last two only for
+            the stages this call worked on).
+        peak_memory: bytes of resident memory of this process at its highest (None where the system does not
+            tell).
+        peak_device_memory: bytes that PyTorch had allocated on the GPU at the highest; 0 without one.
+    """
+
+    output_dir: Path
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    peak_memory: int | None = None
+    peak_device_memory: int = 0
+
+
+def train(
+    model: SegmentMemoryModel,
+    tokenizer,
+    data: Data,
+    recipe: Recipe,
+    output_dir,
+    *,
+    resume: bool = False,
+    eval_data: Data = None,
+    progress: bool = True,
+    callbacks=(),
+) -> TrainingResult:
+    """Train `model` in place, and leave a model folder in `output_dir`.
+
+    Args:
+        tokenizer: the backbone's; None when `data` needs none.
+        data: documents with a column `text`, tokenized documents with `input_ids`, a list of texts, ready
+            samples (`input_ids`, optionally `labels` and `recall_targets`; cut to the length of each stage),
+            or a function from a `Stage` to its samples.
+        output_dir: a folder that does not exist or is empty; or, with `resume`, that of an earlier run, whose
+            finished stages are skipped. With `resume` and nothing there, the run begins.
+        eval_data: text to measure the loss on every `recipe.eval_steps`; in the forms of `data`.
+        callbacks: more `transformers.TrainerCallback`s, for every stage.
+
+    Raises ValueError for settings that cannot work and for a resume with other settings, `TrainingDiverged`
+    (a ValueError) when the loss is no longer a number, and `TrainingStopped` (a KeyboardInterrupt) after
+    SIGINT or SIGTERM.
+    """
+    folder = Path(output_dir)
+    _check_model(model, recipe)
+    ck.check_folder(folder, resume)
+    data = prepare(data, tokenizer)
+    eval_data = None if eval_data is None else prepare(eval_data, tokenizer)
+    samples = [_samples(data, stage, model, recipe) for stage in recipe.stages]
+    record = _record(model, recipe, samples)
+    ck.check_record(folder, record)
+    apply_tuning(model, recipe)
+    if PartialState().is_main_process and not (folder / ck.RECORD).is_file():
+        ck.write_record(folder, record)
+        recipe.save(folder / "recipe.json")
+
+    result = TrainingResult(folder)
+    if ck.is_finished(folder):
+        logger.info("the run in %s is finished; nothing is left to do", folder)
+        _set_recall(model, recipe.stages[-1])
+        ck.load_weights(model, folder)
+    else:
+        with trained_in_float32(model, recipe):
+            runner = _Runner(model, tokenizer, recipe, folder, eval_data, progress, list(callbacks))
+            for number, stage in enumerate(recipe.stages, start=1):
+                result.stages.append(runner.run(number, stage, samples[number - 1]))
+        model.eval()
+        if PartialState().is_main_process:
+            ck.save_final(model, tokenizer, folder)
+        PartialState().wait_for_everyone()
+    model.eval()
+    result.peak_memory, result.peak_device_memory = peak_memory()
+    return result
+
+
+class _Runner:
+    """The stages of one call of `train`."""
+
+    def __init__(
+        self, model, tokenizer, recipe: Recipe, folder: Path, eval_data, progress: bool, callbacks: list
+    ):
+        self.model, self.tokenizer, self.recipe, self.folder = model, tokenizer, recipe, folder
+        self.eval_data, self.progress, self.callbacks = eval_data, progress, callbacks
+        self.last: Path | None = None  # final checkpoint of the stage before
+        self.loaded = True  # whether the model holds the weights of `last`
+
+    def run(self, number: int, stage: Stage, samples) -> dict[str, Any]:
+        folder = self.folder / f"stage-{number}-{stage.name}"
+        checkpoint = ck.last_checkpoint(folder)
+        _set_recall(self.model, stage)
+        summary = {
+            "name": stage.name,
+            "steps": stage.steps,
+            "segments": stage.segments,
+            "samples": len(samples),
+        }
+        if checkpoint is not None and ck.checkpoint_step(checkpoint) == stage.steps:
+            self.last, self.loaded = checkpoint, False
+            return summary
+        if checkpoint is None and self.last is not None and not self.loaded:
+            ck.load_weights(self.model, self.last)
+        began = time.perf_counter()
+        output = self._train(number, stage, samples, folder, checkpoint)
+        self.last, self.loaded = ck.last_checkpoint(folder), True
+        return {**summary, "seconds": time.perf_counter() - began, "loss": output.training_loss}
+
+    def _train(self, number: int, stage: Stage, samples, folder: Path, checkpoint: Path | None):
+        begin = 0 if checkpoint is None else ck.checkpoint_step(checkpoint)
+        if PartialState().is_main_process:
+            ck.trim_log(self.folder, number, begin)
+            folder.mkdir(parents=True, exist_ok=True)
+        callbacks = [LogFile(self.folder, number, stage.name), *self.callbacks]
+        bar = Progress(f"stage {number} ({stage.name})")
+        trainer = MemoryTrainer(
+            self.model,
+            stage,
+            self.recipe,
+            folder,
+            train_dataset=samples,
+            eval_dataset=self._eval_samples(stage),
+            data_collator=make_collator(self.model, self.tokenizer, stage, self.recipe),
+            tokenizer=self.tokenizer,
+            callbacks=[*callbacks, bar] if self.progress else callbacks,
+            seed=self.recipe.seed + number - 1,  # each stage its own order of samples
+            start=self.last,
+        )
+        try:
+            output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            bar.close()
+        if trainer.stop_wanted():
+            stopped_by = trainer.signals.received or 15
+            raise TrainingStopped(
+                stopped_by, stage.name, trainer.state.global_step, ck.last_checkpoint(folder)
+            )
+        return output
+
+    def _eval_samples(self, stage: Stage):
+        if self.eval_data is None or self.recipe.eval_steps is None:
+            return None
+        samples = _samples(self.eval_data, stage, self.model, self.recipe)
+        return [samples[index] for index in range(min(len(samples), self.recipe.eval_samples))]
+
+
+def _check_model(model, recipe: Recipe) -> None:
+    if not isinstance(model, SegmentMemoryModel):
+        raise ValueError(
+            f"train takes a model with memory (HMTForCausalLM.from_backbone(...)), not {type(model).__name__}"
+        )
+    if recipe.tuning == "lora" and not model.config.base_model_name_or_path:
+        raise ValueError(
+            "LoRA weights are saved beside a named backbone: save it with `backbone.save_pretrained(folder)` "
+            "and build the model with `from_backbone(folder)`, or pass `base_model_name_or_path=`"
+        )
+    if recipe.tuning != "lora" and model.has_lora():
+        raise ValueError(f"the model has LoRA adapters: train it with tuning='lora', not {recipe.tuning!r}")
+
+
+def _samples(data: Data, stage: Stage, model, recipe: Recipe):
+    return stage_samples(data, stage, model.config.segment_length, recipe.min_segments)
+
+
+def _record(model, recipe: Recipe, samples: list) -> dict[str, Any]:
+    config = model.config
+    fields = {name: value for name, value in config.memory_fields().items() if name != "recall"}
+    return {
+        "recipe": recipe.to_dict(),
+        "model": {"system": config.model_type, "backbone": config.base_model_name_or_path, **fields},
+        "data": [describe(part) for part in samples],
+    }
+
+
+def _set_recall(model, stage: Stage) -> None:
+    if hasattr(model.config, "recall"):
+        model.config.recall = stage.recall
+
+
+def peak_memory() -> tuple[int | None, int]:
+    """Highest resident memory of this process, and highest memory allocated on the GPU so far, in bytes."""
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None, device
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, device

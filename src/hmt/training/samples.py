@@ -1,0 +1,93 @@
+"""What a stage trains on: samples of its length out of whatever the user has."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..data import SegmentCollator, cut_samples, tokenize_documents
+from .recipe import Recipe, Stage
+
+# Documents with `text`, tokenized ones with `input_ids`, texts, ready samples, or a function from a stage to
+# samples.
+Data = Any
+
+
+def prepare(data: Data, tokenizer) -> Data:
+    """Tokenize what is text; the rest stays as it is. ValueError for what cannot be trained on."""
+    import datasets
+
+    if isinstance(data, str):
+        raise ValueError("data is a string; load files with hmt.data.load_documents, or pass a list of texts")
+    if isinstance(data, Sequence) and data and isinstance(data[0], str):
+        data = datasets.Dataset.from_dict({"text": list(data)})
+    if isinstance(data, datasets.Dataset) and "input_ids" not in data.column_names:
+        if tokenizer is None:
+            raise ValueError("the documents are text: pass the backbone's tokenizer, or tokenized documents")
+        data = tokenize_documents(data, tokenizer, append_eos=tokenizer.eos_token_id is not None)
+    if not callable(data) and not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        raise ValueError(
+            f"cannot train on a {type(data).__name__}: pass documents, texts or a dataset with a length"
+        )
+    return data
+
+
+def stage_samples(data: Data, stage: Stage, segment_length: int, min_segments: int = 1) -> Any:
+    """Samples of at most `stage.segments` segments, from what `prepare` returned.
+
+    Tokenized documents are cut into runs; ready samples are cut short, their labels and recall targets with
+    them; a function is called with the stage and its samples are taken as they are.
+    """
+    import datasets
+
+    if isinstance(data, datasets.Dataset) and "recall_targets" not in data.column_names:
+        return cut_samples(data, segment_length, stage.segments, min_segments=min_segments)
+    if callable(data) and not hasattr(data, "__getitem__"):
+        return data(stage)
+    if not len(data):
+        raise ValueError("there are no samples to train on")
+    return CutShort(data, segment_length, stage.segments)
+
+
+class CutShort(torch.utils.data.Dataset):
+    """The first segments of ready samples."""
+
+    def __init__(self, samples, segment_length: int, segments: int):
+        self.samples, self.segments, self.tokens = samples, segments, segments * segment_length
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.samples[index]
+        ends = {"input_ids": self.tokens, "labels": self.tokens, "recall_targets": self.segments}
+        return {name: sample[name][:end] for name, end in ends.items() if name in sample}
+
+
+def describe(samples) -> dict[str, Any]:
+    """What tells one set of samples from another: their number, and a hash of the first and the last."""
+    digest = hashlib.sha256()
+    for index in (0, len(samples) - 1):
+        digest.update(torch.as_tensor(samples[index]["input_ids"]).to(torch.int64).numpy().tobytes())
+    return {"samples": len(samples), "digest": digest.hexdigest()[:16]}
+
+
+def make_collator(model, tokenizer, stage: Stage, recipe: Recipe) -> SegmentCollator:
+    """The collator of a stage, with recall targets only where the stage and the system recall."""
+    pad = getattr(tokenizer, "pad_token_id", None)
+    recalls = stage.recall and model.slot_segments(torch.zeros(1, dtype=torch.long)) is not None
+    return SegmentCollator(
+        pad_token_id=0 if pad is None else pad,
+        segment_length=model.config.segment_length,
+        recall_targets=recipe.recall_targets if recalls else None,
+        ngram_options=_ngram_options(model.config),
+    )
+
+
+def _ngram_options(config) -> dict[str, Any]:
+    """Recall cannot help with the head, which the query has seen; tiny segments have no bigrams."""
+    head = getattr(config, "summary_length", None)
+    return {} if head is None else {"head_length": head, "n": min(2, config.segment_length)}

@@ -1,0 +1,180 @@
+"""What a user can get wrong is a ValueError that says what is wrong."""
+
+import pytest
+import torch
+from backbones import random_ids, tiny_backbone
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import DynamicCache, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+from hmt import HMTConfig, HMTForCausalLM, RMTForCausalLM, WindowForCausalLM
+
+from .cases import L, close, shared
+
+MODEL = shared("hmt-segment")
+IDS = random_ids(5)[None]
+TWO = IDS.repeat(2, 1)
+EMPTY_ROW = torch.tensor([[1] * 5, [0] * 5])
+
+
+def filled_cache() -> DynamicCache:
+    cache = DynamicCache()
+    with torch.no_grad():
+        MODEL.backbone(IDS, past_key_values=cache, use_cache=True)
+    return cache
+
+
+INPUTS = {
+    "no ids": (lambda: MODEL(), "at least one token"),
+    "empty ids": (lambda: MODEL(IDS[:, :0]), "at least one token"),
+    "empty batch": (lambda: MODEL(IDS[:0]), "at least one token"),
+    "one dimension": (lambda: MODEL(IDS[0]), "batch, tokens"),
+    "not integers": (lambda: MODEL(IDS.float()), "integers"),
+    "embeddings": (lambda: MODEL(inputs_embeds=torch.zeros(1, 3, 32)), "pass input_ids"),
+    "id too large": (lambda: MODEL(torch.tensor([[3, 97]])), "token id 97 is outside the vocabulary of 97"),
+    "id negative": (lambda: MODEL(torch.tensor([[3, -1]])), "token id -1 is outside"),
+    "row of padding": (lambda: MODEL(TWO, attention_mask=EMPTY_ROW), r"rows \[1\].*all padding"),
+    "short mask": (lambda: MODEL(IDS, attention_mask=torch.ones(1, 4)), "attention_mask must be"),
+    "mask of other rows": (lambda: MODEL(IDS, attention_mask=torch.ones(2, 5)), "attention_mask must be"),
+    "4-D mask": (lambda: MODEL(IDS, attention_mask=torch.ones(1, 1, 5, 5)), "attention_mask must be"),
+    "short labels": (lambda: MODEL(IDS, labels=IDS[:, :3]), "labels are"),
+    "labels of other rows": (lambda: MODEL(IDS, labels=TWO), "labels are"),
+    "targets of other rows": (
+        lambda: MODEL(IDS, recall_targets=torch.zeros(2, 1).long()),
+        "recall_targets must be",
+    ),
+    "depth 0": (lambda: MODEL(IDS, labels=IDS, bptt_depth=0), "bptt_depth"),
+    "filled stock cache": (lambda: MODEL(IDS, past_key_values=filled_cache()), "not a filled DynamicCache"),
+    "a file name": (lambda: MODEL(IDS, past_key_values="text.hmt"), "not a str"),
+    "other streams": (lambda: MODEL(TWO, past_key_values=MODEL.read(IDS)), "1 streams and the input 2 rows"),
+    "read nothing": (lambda: MODEL.read([]), "at least one token"),
+    "read nothing more": (lambda: MODEL.read([], memory=MODEL.read(IDS)), "at least one token"),
+    "read not integers": (lambda: MODEL.read([1.5, 2.0]), "integers"),
+    "read a row of padding": (lambda: MODEL.read(TWO, EMPTY_ROW), r"rows \[1\].*all padding"),
+    "read id too large": (lambda: MODEL.read([3, 97]), "outside the vocabulary"),
+    "read other streams": (lambda: MODEL.read(TWO, memory=MODEL.read(IDS)), "1 streams and the input 2 rows"),
+    "read stock cache": (lambda: MODEL.read(IDS, memory=filled_cache()), "not a filled DynamicCache"),
+    "generate from nothing": (lambda: MODEL.generate(), "at least one prompt token"),
+    "generate from empty": (lambda: MODEL.generate(IDS[:, :0]), "at least one prompt token"),
+    "generate from padding": (lambda: MODEL.generate(TWO, attention_mask=EMPTY_ROW), "all padding"),
+    "generate id too large": (lambda: MODEL.generate(torch.tensor([[97]]), max_new_tokens=1), "vocabulary"),
+    "generate other streams": (
+        lambda: MODEL.generate(TWO, past_key_values=MODEL.read(IDS), max_new_tokens=1),
+        "1 streams and the input 2 rows",
+    ),
+    "generate stock cache": (
+        lambda: MODEL.generate(IDS, past_key_values=filled_cache(), max_new_tokens=1),
+        "not a filled DynamicCache",
+    ),
+    "crop": (lambda: MODEL.read(IDS).crop(2), "cannot be taken out"),
+    "reset": (lambda: MODEL.read(IDS).reset(), "start again"),
+}
+
+
+@pytest.mark.parametrize("case", INPUTS)
+def test_input(case):
+    call, message = INPUTS[case]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_padding_may_hold_any_id():
+    ids, mask = torch.tensor([[-100, 999, 4]]), torch.tensor([[0, 0, 1]])
+    with torch.no_grad():
+        close(MODEL(ids, attention_mask=mask).logits[:, -1], MODEL(ids[:, 2:]).logits[:, -1])
+
+
+FIELDS = {
+    "segment_length=0": (HMTForCausalLM, {"segment_length": 0}, "at least 1"),
+    "summary > segment": (
+        HMTForCausalLM,
+        {"segment_length": 8, "summary_length": 9},
+        r"between 1 and .*\(8\), got 9",
+    ),
+    "summary 0": (HMTForCausalLM, {"summary_length": 0}, "between 1 and"),
+    "sensory -1": (HMTForCausalLM, {"sensory_length": -1}, "negative"),
+    "memory 0": (HMTForCausalLM, {"memory_size": 0}, "memory_size"),
+    "recall_dim 0": (HMTForCausalLM, {"recall_dim": 0}, "recall_dim"),
+    "no memory tokens": (RMTForCausalLM, {"num_memory_tokens": 0}, "num_memory_tokens"),
+    "rmt sensory -1": (RMTForCausalLM, {"sensory_length": -1}, "negative"),
+    "window -1": (WindowForCausalLM, {"window_length": -1}, "negative"),
+    "misspelt": (HMTForCausalLM, {"segment_lenght": 8}, "'segment_lenght' .did you mean 'segment_length'"),
+    "field of another system": (
+        RMTForCausalLM,
+        {"recall_query": "segment"},
+        "RMTConfig has no field 'recall_query'",
+    ),
+    "backbone_kwargs": (HMTForCausalLM, {"backbone_kwargs": {"dtype": "auto"}}, "loaded by name"),
+}
+
+
+@pytest.mark.parametrize("case", FIELDS)
+def test_field(case):
+    cls, fields, message = FIELDS[case]
+    with pytest.raises(ValueError, match=message):
+        cls.from_backbone(MODEL.backbone, **fields)
+
+
+@pytest.mark.parametrize(
+    "name,value",
+    [
+        ("segment_length", "16"),
+        ("segment_length", 16.0),
+        ("summary_length", "8"),
+        ("recall", "yes"),
+        ("recall_query", "segments"),
+        ("memory_size", None),
+    ],
+)
+def test_mistyped_field(name, value):
+    """transformers' strict configs have an error class of their own; it names the field and the types."""
+    with pytest.raises(StrictDataclassFieldValidationError, match=f"'{name}' expected"):
+        HMTForCausalLM.from_backbone(MODEL.backbone, **{name: value})
+    with pytest.raises(StrictDataclassFieldValidationError, match=f"'{name}' expected"):
+        setattr(HMTConfig(), name, value)
+
+
+@pytest.mark.parametrize(
+    "cls,name", [(RMTForCausalLM, "num_memory_tokens"), (WindowForCausalLM, "window_length")]
+)
+def test_mistyped_field_of_other_systems(cls, name):
+    with pytest.raises(StrictDataclassFieldValidationError, match=f"'{name}' expected int, got str"):
+        cls.from_backbone(MODEL.backbone, **{name: "1"})
+
+
+class WithoutEmbeddings(LlamaForCausalLM):
+    def forward(self, input_ids=None, attention_mask=None):
+        raise NotImplementedError
+
+
+class OddLogits(LlamaForCausalLM):
+    def forward(self, inputs_embeds=None, **kwargs):
+        output = super().forward(inputs_embeds=inputs_embeds, **kwargs)
+        output.logits = 3 * output.logits
+        return output
+
+
+def encoder_decoder():
+    return T5ForConditionalGeneration(
+        T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    )
+
+
+BACKBONES = {
+    "no inputs_embeds": (lambda: WithoutEmbeddings(tiny_backbone().config), "no `inputs_embeds`"),
+    "encoder-decoder": (encoder_decoder, "encoder-decoder"),
+    "logits changed after the head": (lambda: OddLogits(tiny_backbone().config), "transforms its logits"),
+    "a module": (lambda: torch.nn.Linear(2, 2), "not Linear"),
+    "a number": (lambda: 3, "not int"),
+}
+
+
+@pytest.mark.parametrize("case", BACKBONES)
+def test_backbone(case):
+    make, message = BACKBONES[case]
+    with pytest.raises(ValueError, match=message):
+        HMTForCausalLM.from_backbone(make(), segment_length=L)
+
+
+def test_text_config_without_a_type():
+    with pytest.raises(ValueError, match="model_type"):
+        HMTConfig(text_config={"hidden_size": 32})

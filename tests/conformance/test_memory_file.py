@@ -1,0 +1,221 @@
+"""A memory file continues bit for bit, is refused by any other model, and survives a failing disk."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from backbones import random_ids, tiny_backbone
+from safetensors.torch import save_file
+
+from hmt import HMTForCausalLM, Memory, RMTForCausalLM
+
+from .cases import SYSTEMS, J, L, build, pad, ragged, same_state, shared, wrap
+
+QUESTION = random_ids(L + 2, seed=5)
+
+
+@pytest.fixture
+def model():
+    return shared("hmt-previous")
+
+
+@pytest.fixture
+def file(model, tmp_path) -> Path:
+    path = tmp_path / "text.hmt"
+    model.read(random_ids(5 * L + J)).save(path)
+    return path
+
+
+def ask(model, memory: Memory, question: torch.Tensor = QUESTION) -> torch.Tensor:
+    with torch.no_grad():
+        ids = question.repeat(memory.batch_size, 1)
+        return model(ids, past_key_values=memory.copy()).logits
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_round_trip(system, tmp_path):
+    model = shared(system)
+    memory = model.read(*pad(ragged([5 * L + J, 1, L]), "left"))
+    memory.save(tmp_path / "deep" / "text.hmt")
+    loaded = Memory.load(str(tmp_path / "deep" / "text.hmt"), model=model)
+    same_state(loaded, memory, exact=True)
+    assert loaded.info() == memory.info()
+    assert torch.equal(ask(model, loaded), ask(model, memory))
+    assert os.listdir(tmp_path / "deep") == ["text.hmt"]
+
+
+def test_a_new_process_continues_bit_for_bit(model, file, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    script = """
+import sys, torch
+torch.set_num_threads(1)
+from hmt import HMTForCausalLM, Memory
+folder, file, answer = sys.argv[1:]
+model = HMTForCausalLM.from_pretrained(folder)
+memory = Memory.load(file, model=model)
+question = torch.tensor([%s])
+with torch.no_grad():
+    torch.save((model(question, past_key_values=memory).logits, model.generate(question, max_new_tokens=12,
+        past_key_values=Memory.load(file, model=model))), answer)
+""" % QUESTION.tolist()  # noqa: UP031
+    paths = [str(tmp_path / "model"), str(file), str(tmp_path / "answer.pt")]
+    root = Path(__file__).parents[2]
+    subprocess.run(
+        [sys.executable, "-c", script, *paths], check=True, env=os.environ | {"PYTHONPATH": str(root / "src")}
+    )
+    logits, tokens = torch.load(paths[2])
+    memory = Memory.load(file, model=model)
+    assert torch.equal(logits, ask(model, memory))
+    assert torch.equal(tokens, model.generate(QUESTION[None], max_new_tokens=12, past_key_values=memory))
+
+
+def test_load_without_a_model_is_checked_when_it_is_used(model, file):
+    memory = Memory.load(file)
+    assert memory.info()["tokens_read"] == [5 * L + J]
+    assert torch.equal(ask(model, memory), ask(model, Memory.load(file, model=model)))
+    with pytest.raises(ValueError, match="configuration"):
+        ask(shared("hmt-segment"), memory)
+
+
+def test_the_fingerprint_is_of_the_weights_that_wrote_it(model, tmp_path):
+    """A memory saved, then trained past: the file still names the old weights, and the new ones refuse it."""
+    trained = build("hmt-previous")
+    trained.read(random_ids(2 * L)).save(tmp_path / "before.hmt")
+    with torch.no_grad():
+        trained.recall.key.weight.mul_(1.5)
+    with pytest.raises(ValueError, match="other weights"):
+        Memory.load(tmp_path / "before.hmt", model=trained)
+
+
+OTHERS = {
+    "other weights": (lambda: build("hmt-previous", seed=1), "other weights"),
+    "other backbone": (lambda: build("hmt-previous", "qwen3"), "other weights"),
+    "other field": (lambda: build("hmt-previous", sensory_length=4), "sensory_length=2 .here 4."),
+    "other segment length": (lambda: build("hmt-previous", segment_length=16), "segment_length"),
+    "other query": (lambda: build("hmt-memory"), "recall_query"),
+    "other system": (lambda: build("rmt-1"), "hmt.*rmt"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_refused_by_another_model(other, file):
+    make, message = OTHERS[other]
+    with pytest.raises(ValueError, match=message):
+        Memory.load(file, model=make())
+
+
+def test_a_live_memory_of_another_model_is_refused(model):
+    memory = build("hmt-previous", seed=1).read(random_ids(L))
+    for use in (
+        lambda: model(QUESTION[None], past_key_values=memory),
+        lambda: model.read(QUESTION, memory=memory),
+        lambda: model.generate(QUESTION[None], past_key_values=memory, max_new_tokens=2),
+    ):
+        with pytest.raises(ValueError, match="other weights"):
+            use()
+    with pytest.raises(ValueError, match="different models"):
+        Memory.cat([memory, model.read(random_ids(L))])
+
+
+def rewrite(file: Path, change) -> None:
+    """Change the safetensors header (a dict) in place."""
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    change(header)
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+
+
+def test_another_format_version_is_refused(model, file):
+    rewrite(file, lambda header: header["__metadata__"].update(format_version="2"))
+    with pytest.raises(ValueError, match="version '2'"):
+        Memory.load(file, model=model)
+
+
+@pytest.mark.parametrize("name", ["fingerprint", "fields", "system", "model"])
+def test_missing_metadata_is_refused(name, model, file):
+    rewrite(file, lambda header: header["__metadata__"].pop(name))
+    with pytest.raises(ValueError, match=name):
+        Memory.load(file, model=model)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_a_truncated_file_is_refused(kept, model, file):
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="text.hmt"):
+        Memory.load(file, model=model)
+
+
+@pytest.mark.parametrize("where", ["size", "header", "bank", "counters", "end"])
+def test_corrupted_bytes_are_refused(where, model, file):
+    data = bytearray(file.read_bytes())
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    at = {
+        "size": 2,
+        "header": 20,
+        "bank": 8 + size + header["state.bank"]["data_offsets"][0] + 5,
+        "counters": 8 + size + header["state.segments"]["data_offsets"][0],
+        "end": len(data) - 1,
+    }[where]
+    data[at] ^= 0x10
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="text.hmt"):
+        Memory.load(file, model=model)
+
+
+def test_what_is_not_a_memory_file_is_refused(model, tmp_path):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "weights.safetensors")
+    (tmp_path / "notes.txt").write_text("a plain text, long enough to have eight bytes of header")
+    for name, message in [
+        ("weights.safetensors", "not a memory file"),
+        ("notes.txt", "not a safetensors file"),
+        ("missing.hmt", "no file"),
+        (".", "no file"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Memory.load(tmp_path / name, model=model)
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_full_disk_leaves_the_old_file(call, model, file, monkeypatch):
+    old = file.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space left"):
+        model.read(random_ids(3)).save(file)
+    assert file.read_bytes() == old
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_overwriting_replaces_the_file(model, file):
+    model.read(random_ids(3)).save(file)
+    assert Memory.load(file, model=model).tokens_read.tolist() == [3]
+
+
+def test_file_size_does_not_depend_on_what_was_read(model, tmp_path):
+    sizes = []
+    for length in (L, 11 * L + 3):
+        model.read(random_ids(length)).save(tmp_path / "text.hmt")
+        sizes.append((tmp_path / "text.hmt").stat().st_size)
+    assert abs(sizes[0] - sizes[1]) < 16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("cls", [HMTForCausalLM, RMTForCausalLM])
+def test_half_precision_memories_stay_in_it(cls, dtype, tmp_path):
+    model = wrap(cls, tiny_backbone().to(dtype), segment_length=L, sensory_length=2)
+    memory = model.read(random_ids(3 * L + J))
+    memory.save(tmp_path / "text.hmt")
+    loaded = Memory.load(tmp_path / "text.hmt", model=model)
+    same_state(loaded, memory, exact=True)
+    assert {t.dtype for t in loaded.state.tensors.values() if t.is_floating_point()} == {dtype}
+    assert torch.equal(ask(model, loaded), ask(model, memory))

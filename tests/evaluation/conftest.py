@@ -1,0 +1,52 @@
+import random
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hmt import HMTForCausalLM, RMTForCausalLM, WindowForCausalLM
+
+VOCABULARY, LENGTH = 60, 8
+
+
+def tiny_backbone(vocab_size: int = VOCABULARY, hidden_size: int = 32) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,  # outputs far from uniform, so that a wrong token or position shows
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def build(system: str, vocab_size: int = VOCABULARY, segment_length: int = LENGTH, **fields):
+    kinds = {
+        "hmt": (HMTForCausalLM, {"sensory_length": 2, "memory_size": 4}),
+        "previous": (
+            HMTForCausalLM,
+            {"sensory_length": 2, "memory_size": 4, "recall_query": "previous"},
+        ),
+        "rmt": (RMTForCausalLM, {"num_memory_tokens": 2, "sensory_length": 2}),
+        "window": (WindowForCausalLM, {"window_length": 11}),
+        "plain": (WindowForCausalLM, {"window_length": 0}),
+    }
+    kind, defaults = kinds[system]
+    return kind.from_backbone(
+        tiny_backbone(vocab_size), segment_length=segment_length, **{**defaults, **fields}
+    ).eval()
+
+
+@pytest.fixture
+def make_model():
+    return build
+
+
+@pytest.fixture
+def documents():
+    """Five documents of different lengths; the first is shorter than any history here."""
+    draw = random.Random(0)
+    return [[draw.randrange(VOCABULARY) for _ in range(size)] for size in (7, 60, 100, 45, 83)]

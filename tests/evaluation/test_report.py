@@ -1,0 +1,185 @@
+"""Bytes, figures and the page."""
+
+import base64
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig
+
+from hmt.evaluation import HistoryResult, MemoryUse, RecallResult, measure_memory, write_report
+from hmt.evaluation.memory_use import kv_cache_bytes
+from hmt.evaluation.plot_style import spread
+from hmt.evaluation.plots import memory_plot, perplexity_plot, recall_map_plot, recall_plot, save, to_bytes
+from hmt.evaluation.recall_task import RecallPoint
+from hmt.evaluation.targets import Target
+from hmt.evaluation.units import byte_text, count_text, plural
+
+
+def test_state_is_constant_and_the_kv_cache_grows(make_model):
+    model = make_model("hmt")
+    use = measure_memory(model, (100, 1000))
+    assert use.state == [model.new_memory(1).nbytes] * 2
+    assert use.state[0] == model.read(list(range(50)) * 4).nbytes
+    assert use.kv_cache == [2 * 2 * 2 * 8 * 4 * n for n in (100, 1000)]
+    assert use.open_segment == 2 * 2 * 2 * 8 * 4 * (8 + 2 + 2)  # segment, sensory tokens, two prompts
+    assert MemoryUse.from_dict(json.loads(json.dumps(use.to_dict()))) == use
+    with pytest.raises(ValueError, match="lengths of 1 or more"):
+        measure_memory(model, ())
+
+
+def test_kv_cache_of_several_families():
+    llama = LlamaConfig(
+        hidden_size=64, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, head_dim=16
+    )
+    assert kv_cache_bytes(llama, 10, 2) == 2 * 3 * 2 * 16 * 2 * 10
+    assert kv_cache_bytes(GPT2Config(n_embd=64, n_layer=3, n_head=8), 10, 2) == 2 * 3 * 64 * 2 * 10
+    gemma = Gemma3TextConfig(
+        num_hidden_layers=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+    )
+    assert kv_cache_bytes(gemma, 100, 1) == 2 * 4 * (8 + 100)
+
+
+def history_result(names=("HMT/0", "HMT/1", "window 0")):
+    draw = np.random.default_rng(0)
+    nll = {name: {h: draw.normal(12 - i, 1, 6).tolist() for h in (0, 1, 4)} for i, name in enumerate(names)}
+    return HistoryResult(nll, [Target(i // 3, i) for i in range(6)], 8, 4, 5, 2)
+
+
+def recall_result(shift, weight=None):
+    points = {n: RecallPoint(1 / n + shift, weight, weight) for n in (2, 4, 8)}
+    return RecallResult(points, 1 / 32, 100, 0)
+
+
+WEIGHTS = np.where(np.tri(5, k=-1) > 0, 0.25, np.nan).astype(np.float32)
+USE = MemoryUse([1024, 4096], [5000, 5000], [10**6, 4 * 10**6], 300)
+
+
+class Page(HTMLParser):
+    """Collects what the test asks about, and fails on tags that do not close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.links, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag == "img":
+            self.images.append(values["src"])
+            assert values["alt"]
+        self.links += [values[name] for name in ("href", "src") if name in values and tag != "img"]
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def page_of(path):
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == [] and page.links == []
+    for source in page.images:
+        kind, data = source.split(",", 1)
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data, validate=True).startswith(b"\x89PNG")
+    return page
+
+
+def test_report_is_one_page_with_everything_in_it(tmp_path):
+    results = {
+        "title": "Books <1>",
+        "summary": "First.\n\nSecond & last.",
+        "perplexity": history_result(),
+        "groups": {"HMT": ["HMT/0", "HMT/1"], "window 0": ["window 0"]},
+        "baseline": "window 0",
+        "recall": {"HMT": [recall_result(0.0, 0.5), recall_result(-0.1, 0.4)], "RMT": recall_result(-0.2)},
+        "memory": {"HMT": USE},
+        "recall_map": WEIGHTS,
+        "setup": {"command": "hmt eval a b", "commit": None, "seed": 0},
+    }
+    write_report(results, tmp_path / "new" / "report.html")
+    page = page_of(tmp_path / "new" / "report.html")
+    text = " ".join(page.words)
+    assert len(page.images) == 4
+    for word in [
+        "Books <1>",
+        "Second & last.",
+        "HMT",
+        "Difference to window 0",
+        "±",
+        "hmt eval a b",
+        "4.88 KiB",
+    ]:
+        assert word in text
+    assert "commit" not in text
+    perplexity = history_result().perplexity("window 0", 4)
+    assert f"{perplexity:.3f}" in text
+
+
+def test_report_from_json_equals_report_from_objects(tmp_path):
+    results = {"perplexity": history_result(), "recall": {"a": [recall_result(0)]}, "memory": {"a": USE}}
+    plain = {
+        "perplexity": history_result().to_dict(),
+        "recall": {"a": [recall_result(0).to_dict()]},
+        "memory": {"a": USE.to_dict()},
+    }
+    write_report(results, tmp_path / "a.html")
+    write_report(json.loads(json.dumps(plain)), tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+@pytest.mark.parametrize("key", ["title", "perplexity", "recall", "memory", "recall_map", "setup"])
+def test_missing_sections_are_left_out(tmp_path, key):
+    values = {
+        "title": "T",
+        "perplexity": history_result(),
+        "recall": {"a": recall_result(0)},
+        "memory": {"a": USE},
+        "recall_map": {"one": WEIGHTS, "two": WEIGHTS},
+        "setup": {"seed": 1},
+    }
+    write_report({key: values[key]}, tmp_path / "r.html")
+    page = page_of(tmp_path / "r.html")
+    assert len(page.images) == {"perplexity": 1, "recall": 1, "memory": 1, "recall_map": 2}.get(key, 0)
+
+
+def test_figures_are_png_or_svg_and_repeatable(tmp_path):
+    figure = perplexity_plot(history_result(("a name that is too long for the margin", "b")))
+    assert to_bytes(figure) == to_bytes(figure) and to_bytes(figure).startswith(b"\x89PNG")
+    assert b"too long for the margin" in to_bytes(figure, "svg")  # text stays text
+    save(recall_plot({"a": recall_result(0)}), tmp_path / "x" / "a.svg")
+    assert (tmp_path / "x" / "a.svg").read_bytes().startswith(b"<?xml")
+    with pytest.raises(ValueError, match="png or .svg"):
+        save(memory_plot({"a": USE}), tmp_path / "a.gif")
+
+
+def test_extreme_values_can_be_drawn():
+    wide = HistoryResult({"a": {0: [8000.0] * 2}, "b": {0: [4.0] * 2}}, [Target(0, 0), Target(0, 1)], 8, 4)
+    to_bytes(recall_map_plot(np.full((3, 3), np.nan)))
+    to_bytes(perplexity_plot(wide))
+    broken = HistoryResult({"a": {0: [8e5] * 2}}, wide.targets, 8, 4)  # overflows to infinity
+    assert broken.perplexity("a", 0) == float("inf")
+    to_bytes(perplexity_plot(broken))
+
+
+def test_labels_are_pushed_apart():
+    assert spread([0, 100, 50], 10) == [0, 100, 50]
+    assert spread([50, 50], 10) == [45, 55]
+    places = spread([3, 1, 2, 90], 10)
+    assert sorted(places)[1] - sorted(places)[0] == 10 and places[1] < places[2] < places[0] < places[3]
+
+
+def test_units():
+    assert [byte_text(n) for n in (12, 1536, 2**30, 2**52)] == ["12 B", "1.5 KiB", "1 GiB", "4.1e+03 TiB"]
+    assert [count_text(n) for n in (512, 2048, 2**20)] == ["512", "2k", "1M"]
+    assert [plural(1, "token"), plural(2000, "token")] == ["1 token", "2,000 tokens"]
