@@ -64,7 +64,7 @@ FAMILIES = [name for name in _FAMILIES if name != "llama-tied"]
 
 
 def tiny_backbone(family: str = "llama", seed: int = 0) -> PreTrainedModel:
-    """A causal LM of `family`, with no parameter at its initial value, so that none can be left out unseen."""
+    """A causal LM of `family`, no parameter at its initial value so that none can be left out unseen."""
     model_type, fields = _FAMILIES[family]
     config = AutoConfig.for_model(model_type, **_COMMON | fields)
     generator = torch.Generator().manual_seed(seed)

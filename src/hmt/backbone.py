@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # These rebuild token ids from `inputs_embeds`, or add per-token embeddings of their own: vectors that belong to
 # no token are refused or silently mistreated.
@@ -43,12 +49,24 @@ def check_backbone(backbone: PreTrainedModel) -> None:
         )
 
 
-def memory_width(backbone: PreTrainedModel) -> int:
-    """Width d of token embeddings, which is also the width of memory vectors (OPT-350m: not `hidden_size`)."""
-    return backbone.get_input_embeddings().embedding_dim
+def embedding_table(backbone: PreTrainedModel) -> nn.Embedding:
+    """The token embeddings. Their width d is that of memory vectors too (OPT-350m: not `hidden_size`)."""
+    return cast(nn.Embedding, backbone.get_input_embeddings())
 
 
-def last_hidden(backbone: PreTrainedModel, embeddings: Tensor, **kwargs) -> tuple[Tensor, object]:
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; afterwards every submodule is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def last_hidden(backbone: PreTrainedModel, embeddings: Tensor, **kwargs) -> tuple[Tensor, Any]:
     """Outputs of the last layer after the final norm, without the head: [B, T, d], and the cache if one was asked for.
 
     kwargs: `past_key_values`, `attention_mask`, `position_ids`, `use_cache`, as the backbone's own forward has them.
@@ -90,18 +108,14 @@ def check_head(backbone: PreTrainedModel) -> None:
     A family that post-processes its logits in a way `head` does not know would otherwise give wrong
     probabilities without a sound.
     """
-    device = backbone.get_input_embeddings().weight.device
+    device = embedding_table(backbone).weight.device
     if device.type == "meta":
         return
-    training = backbone.training
-    backbone.eval()
-    try:
+    with evaluating(backbone):
         ids = torch.arange(3, device=device)[None] % backbone.config.get_text_config().vocab_size
-        embeddings = backbone.get_input_embeddings()(ids)
+        embeddings = embedding_table(backbone)(ids)
         want = backbone(inputs_embeds=embeddings, use_cache=False).logits.float()
         got = head(backbone, last_hidden(backbone, embeddings)[0]).float()
-    finally:
-        backbone.train(training)
     if not torch.allclose(want, got, rtol=1e-2, atol=1e-2 * max(1.0, want.abs().max().item())):
         raise ValueError(
             f"{type(backbone).__name__} transforms its logits after the head in a way this library does not know; "
@@ -116,12 +130,49 @@ def input_scale(backbone: PreTrainedModel, tokens: int = 64) -> float:
     A memory vector is an output that is fed in again. Multiplied by this it enters at the size of a token; as it is
     it can be so much larger that the layers barely change it, and what is read cannot be written into memory.
     """
-    weight = backbone.get_input_embeddings().weight
+    table = embedding_table(backbone)
+    if table.weight.device.type == "meta":
+        raise ValueError('memory_scale="embedding" is measured on the weights, and the backbone has none yet')
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(backbone.config.get_text_config().vocab_size, (1, tokens), generator=generator)
-    embeddings = backbone.get_input_embeddings()(ids.to(weight.device))
-    hidden = last_hidden(backbone, embeddings)[0]
+    embeddings = table(ids.to(table.weight.device))
+    with evaluating(backbone):
+        hidden = last_hidden(backbone, embeddings)[0]
     return float(embeddings.float().square().mean().sqrt() / hidden.float().square().mean().sqrt())
+
+
+def position_table(backbone: PreTrainedModel) -> int | None:
+    """Positions that the backbone has learned vectors for; None when it counts them in another way (rotary, ALiBi)."""
+    limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+    for module in backbone.modules() if limit else ():
+        if not isinstance(module, nn.Embedding) or module is backbone.get_input_embeddings():
+            continue
+        if abs(module.num_embeddings - limit) <= 2:  # some families keep up to two slots that stand for no position
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return min(module.num_embeddings, limit) - unused
+    return None
+
+
+def check_length(backbone: PreTrainedModel, segment_length: int, around: int) -> None:
+    """ValueError for segments that a table of learned positions has no room for; a warning where there is no table.
+
+    around: positions that memory vectors and sensory tokens take beside the segment.
+    """
+    length, name = segment_length + around, type(backbone).__name__
+    table = position_table(backbone)
+    if table is not None and length > table:
+        fits = table - around
+        advice = f"the largest segment_length that fits is {fits}" if fits > 0 else "keep fewer raw tokens"
+        raise ValueError(
+            f"{name} has learned {table} positions, and a segment of {segment_length} tokens takes {length} "
+            f"with the {around} of memory vectors and sensory tokens around it: {advice}"
+        )
+    limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+    if table is None and limit and length > limit:
+        logger.warning_once(
+            f"a segment takes {length} positions (segment_length {segment_length} and {around} around it), and "
+            f"{name} was made for {limit}: it may read the rest badly"
+        )
 
 
 class Vectors(nn.Module):

@@ -26,6 +26,7 @@ class Frame:
         sensory: int64 [B, k], right-aligned raw tokens of what was read before.
         sensory_lengths: int64 [B], how many of them are real.
         recall: log recall weights [B, N] where the system recalls, else None.
+        query: [B, d], what the bank was compared with, else None.
     """
 
     prefix: Tensor
@@ -33,10 +34,16 @@ class Frame:
     sensory: Tensor
     sensory_lengths: Tensor
     recall: Tensor | None = None
+    query: Tensor | None = None
 
     def rows_before(self) -> Tensor:
         """Positions in front of the first new token, int64 [B]."""
         return self.sensory_lengths + self.prefix.shape[1]
+
+    def rows(self, index: Tensor) -> Frame:
+        """The frames of the streams named by `index` (int64 [R]), in that order."""
+        picked = {name: value.index_select(0, index) for name, value in vars(self).items() if value is not None}
+        return Frame(**picked)
 
 
 def gather_vectors(vectors: Tensor, index: Tensor) -> Tensor:

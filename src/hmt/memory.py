@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .files import checksum, read_safetensors, write_atomically
+from .frame import Frame
+from .origin import LiveOrigin, Origin
 from .state import MemoryState
 
 if TYPE_CHECKING:
@@ -33,25 +35,12 @@ class OpenKV:
 
     cache: Any
     mask: Tensor | None
-    frame: Any
+    frame: Frame
 
     def rows(self, index: Tensor) -> None:
         self.cache.batch_select_indices(index)
         self.mask = None if self.mask is None else self.mask.index_select(0, index)
-        frame = self.frame
-        self.frame = type(frame)(**{
-            name: value if value is None else value.index_select(0, index) for name, value in vars(frame).items()
-        })
-
-
-@dataclass
-class Origin:
-    """Which model a memory belongs to."""
-
-    fingerprint: str
-    system: str
-    model: str
-    fields: dict = field(default_factory=dict)
+        self.frame = self.frame.rows(index)
 
 
 class Memory(Cache):
@@ -67,7 +56,9 @@ class Memory(Cache):
         open_lengths: int64 [B], 0..L-1.
     """
 
-    def __init__(self, state: MemoryState, open_ids: Tensor, open_lengths: Tensor, origin: Origin):
+    def __init__(
+        self, state: MemoryState, open_ids: Tensor, open_lengths: Tensor, origin: Origin | LiveOrigin
+    ):
         # The one stock layer is never written: transformers asks a cache for layers when it describes it.
         super().__init__(layers=[DynamicLayer()])
         self.state = state
@@ -99,7 +90,11 @@ class Memory(Cache):
         return self.state.batch_size
 
     def info(self) -> dict:
-        """Plain values that describe this memory: streams, segments, tokens, bytes, model, fields."""
+        """Plain values that describe this memory: streams, segments, tokens, bytes, model, fields.
+
+        `fingerprint` is None when the model was trained since: no model has the weights it belongs to.
+        """
+        outdated = isinstance(self.origin, LiveOrigin) and self.origin.outdated
         return {
             "streams": self.batch_size,
             "segments_read": self.segments_read.tolist(),
@@ -108,16 +103,15 @@ class Memory(Cache):
             "bytes": self.nbytes,
             "system": self.origin.system,
             "model": self.origin.model,
-            "fingerprint": self.origin.fingerprint,
+            "fingerprint": None if outdated else self.origin.fingerprint,
             "fields": self.origin.fields,
             "tensors": {name: list(tensor.shape) for name, tensor in self.state.tensors.items()},
         }
 
     def __repr__(self) -> str:
-        info = self.info()
         return (
-            f"Memory({info['system']}, streams={info['streams']}, segments={info['segments_read']}, "
-            f"tokens={info['tokens_read']}, {info['bytes']:,} bytes)"
+            f"Memory({self.origin.system}, streams={self.batch_size}, segments={self.segments_read.tolist()}, "
+            f"tokens={self.tokens_read.tolist()}, {self.nbytes:,} bytes)"
         )
 
     # -- copies and rows --------------------------------------------------------------------------------------
@@ -191,7 +185,8 @@ class Memory(Cache):
     def save(self, path) -> None:
         """Write one safetensors file. The old file survives a full disk or a kill: write, then rename.
 
-        `path` is local or any URL that fsspec knows (`s3://...`).
+        `path` is local or any URL that fsspec knows (`s3://...`). ValueError when the model was trained after it read
+        this: a file must belong to the weights it names.
         """
         tensors = {f"state.{name}": value for name, value in self.state.tensors.items()}
         tensors |= {"open.ids": self.open_ids, "open.lengths": self.open_lengths}

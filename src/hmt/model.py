@@ -8,51 +8,40 @@ loss over tokens, truncates gradients, replays, and keeps the open segment.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from . import backbone as bb
 from .config import MemoryConfig
 from .decode import append_token, can_append
-from .fingerprint import fingerprint
 from .frame import Frame, assemble, read_out
-from .memory import Memory, Origin
-from .saving import CheckpointMixin
+from .generation import MemoryGenerationMixin
+from .inputs import (
+    as_ids,
+    check_ids,
+    check_keywords,
+    check_mask,
+    check_rows,
+    check_training,
+    check_vocabulary,
+    kept_columns,
+)
+from .memory import Memory
+from .origin import LiveOrigin, check_same
+from .outputs import MemoryOutput, StepOutput
+from .recall_loss import in_batch, own_bank
+from .saving import CheckpointModel
 from .segments import Grid, make_grid, shift_labels
 from .state import MemoryState
 
 
-@dataclass
-class StepOutput:
-    """What one segment gives: outputs [B, w, d] at its tokens, the next state, log recall weights [B, N] or None."""
-
-    hidden: Tensor
-    state: MemoryState
-    recall: Tensor | None
-
-
-@dataclass
-class MemoryOutput(CausalLMOutputWithPast):
-    """A causal LM output whose `past_key_values` is a `Memory`.
-
-    recall: recall weights [B, S, N] of the call's S segments, where `output_recall=True` and the system recalls; slot
-        i of row b held segment `model.slot_segments(...)`. Rows sum to 1, or to 0 where the bank was empty.
-    recall_loss: mean cross-entropy of the recall weights against `recall_targets`, where those were given.
-    """
-
-    recall: Tensor | None = None
-    recall_loss: Tensor | None = None
-
-
-class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
-    """Base of all systems. Subclasses define `initial_state`, `prepare`, `frame` and `absorb`, and nothing else."""
+class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
+    """Base of all systems. A subclass defines `initial_state`, `prepare`, `frame` and `absorb`, nothing else."""
 
     config_class = MemoryConfig
     config: Any
@@ -71,15 +60,20 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
     absorb_reads_prepared = False
 
     def __init__(self, config: MemoryConfig, backbone: PreTrainedModel | None = None):
+        if config.memory_scale == "embedding":
+            if backbone is None:
+                raise ValueError('memory_scale="embedding" is measured on a backbone: build with from_backbone')
+            config.memory_scale = bb.input_scale(backbone)
         super().__init__(config)
         if backbone is None:
             backbone = AutoModelForCausalLM.from_config(config.text_config)
             bb.check_backbone(backbone)
         else:
-            for tensor in [*backbone.modules(), *backbone.parameters()]:
-                tensor._is_hf_initialized = True  # post_init must not initialise trained weights again
+            for part in (*backbone.modules(), *backbone.parameters()):
+                setattr(part, "_is_hf_initialized", True)  # noqa: B010 - no attribute of either class
+            # post_init must not initialise trained weights again
         self.backbone = backbone
-        self.add_modules(bb.memory_width(backbone))
+        self.add_modules(bb.embedding_table(backbone).embedding_dim)
         self.post_init()
 
     # -- what a system defines ------------------------------------------------------------------------------
@@ -119,6 +113,10 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         """Which segment each recall slot holds after `segments` (int64 [B]) were read: int64 [B, N], -1 if empty."""
         return None
 
+    def recall_scores(self, queries: Tensor, state: MemoryState) -> Tensor:
+        """Scores [B, S, B, N] of queries [B, S, d] of every stream against the bank of every stream."""
+        raise NotImplementedError  # pragma: no cover - only systems that recall are asked
+
     # -- construction -----------------------------------------------------------------------------------------
 
     @classmethod
@@ -135,17 +133,23 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         name = backbone.name_or_path or (str(source) if not isinstance(source, PreTrainedModel) else "")
         fields.setdefault("base_model_name_or_path", name or None)
         fields.setdefault("base_model_revision", (backbone_kwargs or {}).get("revision"))
-        if fields.get("memory_scale") == "embedding":
-            fields["memory_scale"] = bb.input_scale(backbone)
         config = cls.config_class(text_config=backbone.config, **fields)
         model = cls(config, backbone=backbone)
-        weight = backbone.get_input_embeddings().weight
-        for module in model.memory_modules().values():
-            module.to(device=weight.device, dtype=weight.dtype if weight.is_floating_point() else None)
-        model.start_vectors(weight)
+        model.match_backbone()
+        model.start_vectors(bb.embedding_table(backbone).weight)
         model.generation_config = backbone.generation_config
         model.config.dtype = backbone.dtype
-        return model.train(backbone.training)
+        model.training = backbone.training  # the backbone's own modules keep their modes
+        for module in model.memory_modules().values():
+            module.train(backbone.training)
+        bb.check_length(backbone, config.segment_length, model.positions_around())
+        return model
+
+    def match_backbone(self) -> None:
+        """Bring the system's own modules to the device and precision of the embeddings."""
+        like = bb.embedding_table(self.backbone).weight
+        for module in self.memory_modules().values():
+            module.to(device=like.device, dtype=like.dtype if like.is_floating_point() else None)
 
     @torch.no_grad()
     def start_vectors(self, embeddings: Tensor) -> None:
@@ -154,6 +158,15 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         for module in self.modules():
             if isinstance(module, bb.Vectors):
                 module.weight.normal_(0.0, std)
+
+    @torch.no_grad()
+    def positions_around(self) -> int:
+        """Positions that a frame takes beside the new tokens: memory vectors and sensory tokens."""
+        memory = self.new_memory(1)
+        with bb.evaluating(self):
+            prepared = self.prepare_one(memory.open_ids[:, :1], memory.open_lengths + 1)
+            frame = self.frame(memory.state, prepared)
+        return frame.prefix.shape[1] + frame.sensory.shape[1] + frame.suffix.shape[1]
 
     def memory_modules(self) -> dict[str, torch.nn.Module]:
         """The modules that the system adds to the backbone."""
@@ -205,7 +218,7 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         hidden, outputs = read_out(self.hidden(embeddings), frame, segment.shape[1], lengths)
         if segment.shape[1] == full_length:
             state = self.absorb(state, outputs, segment, lengths == full_length, prepared)
-        return StepOutput(hidden, state, frame.recall)
+        return StepOutput(hidden, state, frame.recall, frame.query)
 
     def prepare_one(self, segment: Tensor, lengths: Tensor) -> Tensor | None:
         prepared = self.prepare(segment[:, None], lengths[:, None])
@@ -259,6 +272,7 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor | None = None,
         recall_targets: Tensor | None = None,
         recall_loss_weight: float = 0.0,
+        recall_negatives: bool = False,
         bptt_depth: int | None = None,
         replay: bool = False,
         output_recall: bool = False,
@@ -280,50 +294,51 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
             recall_targets: int64 [B, S], for each segment of the call the (absolute) segment its recall should
                 point at, -100 for none.
             recall_loss_weight: weight of the recall loss in `loss`.
+            recall_negatives: let the memory embeddings of the other streams of the batch join the recall loss as wrong
+                answers, so that recall learns to be sharp among many segments from samples of few.
             bptt_depth, replay: see `run`.
             output_recall: return recall weights.
         Returns a `MemoryOutput`. At a masked column the logits are those of the last real token before it.
         """
-        self._check_inputs(input_ids, inputs_embeds, attention_mask)
+        if inputs_embeds is not None:
+            raise ValueError("pass input_ids: sensory memory keeps raw tokens, so inputs_embeds cannot be read")
+        check_keywords(kwargs, self.forward)
+        input_ids = check_ids(input_ids)
+        mask = check_mask(attention_mask, input_ids)
+        check_training(input_ids, labels, recall_targets, bptt_depth)
         batch, width = input_ids.shape
-        if labels is not None and labels.shape != input_ids.shape:
-            raise ValueError(f"labels are {tuple(labels.shape)} and input_ids {tuple(input_ids.shape)}; they align")
-        if recall_targets is not None and recall_targets.shape[:-1] != (batch,):
-            raise ValueError(
-                f"recall_targets must be [batch, segments] with {batch} rows, got {tuple(recall_targets.shape)}"
-            )
-        if bptt_depth is not None and bptt_depth < 1:
-            raise ValueError(f"bptt_depth is a number of segments (at least 1) or None, got {bptt_depth}")
-        mask = None if attention_mask is None else attention_mask[:, -width:].bool()
         given = past_key_values is not None
-        memory = self._memory_for(past_key_values, batch, input_ids.device)
+        memory = self.memory_for(past_key_values, batch)
         if use_cache is None:
             use_cache = given or not (self.training or labels is not None)
         if use_cache and can_append(self, memory, input_ids, mask) and labels is None and not output_recall:
+            if input_ids.device.type == "cpu":  # elsewhere it would wait for the device at every token
+                check_vocabulary(input_ids, self.config.vocab_size)
             hidden = append_token(self, memory, input_ids)
             memory.columns_fed += width
             logits = bb.head(self.backbone, hidden)
             return self._output(return_dict, logits=logits, past_key_values=memory)
 
-        grid = make_grid(input_ids, mask, memory.open_ids, memory.open_lengths, self.config.segment_length)
-        self._check_tokens(grid, fresh=not given)
+        grid = self._grid(input_ids, mask, memory, fresh=not given)
         targets = None if labels is None else shift_labels(grid, labels, mask)
-        count = kwargs.pop("num_items_in_batch", None)
+        count = kwargs.get("num_items_in_batch")
         if targets is not None and count is None:
             count = (targets != -100).sum().clamp(min=1)
-        columns = self._kept_columns(logits_to_keep, width, skip=self.training and labels is not None)
+        unwanted = logits_to_keep is None and self.training and labels is not None
+        columns = None if unwanted else kept_columns(logits_to_keep, width)
 
-        state, losses, kept, recalls = memory.state, [], [], []
+        state, losses, kept, recalls, queries = memory.state, [], [], [], []
         for index, out in self.run(grid, state, bptt_depth=bptt_depth, replay=replay):
             state = out.state
             if targets is not None:
                 start = index * grid.segment_length
                 goal = targets[:, start : start + out.hidden.shape[1]]
-                losses.append(self._segment_loss(out.hidden, goal, count, replay, kwargs))
+                losses.append(self._segment_loss(out.hidden, goal, count, replay))
             if columns is not None:
                 kept.append(out.hidden)
             if out.recall is not None:
                 recalls.append(out.recall)
+                queries.append(out.query)
 
         loss = torch.stack(losses).sum() if losses else None
         logits = None
@@ -332,10 +347,18 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
             stream = torch.cat(kept, dim=1)
             wanted = stream.gather(1, at.clamp(min=0).unsqueeze(-1).expand(-1, -1, stream.shape[-1]))
             logits = bb.head(self.backbone, wanted)
+
         recall = torch.stack(recalls, dim=1) if recalls else None
         recall_loss = None
         if recall_targets is not None and recall is not None:
-            recall_loss = self._recall_loss(recall, recall_targets, memory.state.segments, grid.lengths)
+            now = memory.state.segments[:, None] + torch.arange(recall.shape[1], device=recall.device)
+            if recall_negatives:
+                scores = self.recall_scores(torch.stack(queries, dim=1), state)
+                held = self.slot_segments(state.segments)
+                recall_loss = in_batch(scores, recall_targets, held, now, grid.lengths, grid.segment_length)
+            else:
+                held = self.slot_segments(now.flatten()).view(*now.shape, -1)
+                recall_loss = own_bank(recall, recall_targets, held, grid.lengths, grid.segment_length)
             if loss is not None and recall_loss_weight:
                 loss = loss + recall_loss_weight * recall_loss
         if use_cache:
@@ -368,73 +391,22 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
             progress: called as progress(tokens_done) after each segment.
         Returns a new `Memory`.
         """
-        input_ids = torch.as_tensor(input_ids, device=self.device)
-        input_ids = input_ids[None] if input_ids.dim() == 1 else input_ids
-        self._check_inputs(input_ids, None, attention_mask)
-        mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
+        input_ids = as_ids(input_ids, self.device)
+        mask = check_mask(attention_mask, input_ids)
         given = memory is not None
-        memory = self._memory_for(memory, input_ids.shape[0], input_ids.device).copy()
-        grid = make_grid(input_ids, mask, memory.open_ids, memory.open_lengths, self.config.segment_length)
-        self._check_tokens(grid, fresh=not given)
-        training = self.training
-        self.eval()
-        try:
-            # the open segment stays raw ids: nothing is left to compute for it
-            closed = grid.longest // grid.segment_length
-            state = memory.state
+        memory = self.memory_for(memory, input_ids.shape[0]).copy()
+        grid = self._grid(input_ids, mask, memory, fresh=not given)
+        # the open segment stays raw ids: nothing is left to compute for it
+        closed, state = grid.longest // grid.segment_length, memory.state
+        with bb.evaluating(self):
             for index, out in self.run(grid, state, chunk=chunk) if closed else ():
                 state = out.state
                 if progress is not None:
                     progress(min((index + 1) * grid.segment_length, grid.longest))
                 if index + 1 == closed:
                     break
-        finally:
-            self.train(training)
         self._advance(memory, state, grid, 0)
         return memory
-
-    # -- generation ---------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def generate(self, inputs=None, *args, past_key_values: Memory | None = None, **kwargs):
-        """`transformers` generate: all strategies but assisted decoding, streamers, ragged batches, any length.
-
-        `past_key_values` may be a `Memory`; `inputs` are then only the new ids. It is copied, so one memory can be
-        asked many questions; `return_dict_in_generate=True` returns the advanced copy.
-        """
-        ids = inputs if inputs is not None else kwargs.get("input_ids")
-        if ids is None or ids.shape[-1] == 0:
-            raise ValueError("generate needs at least one prompt token per stream")
-        mask = kwargs.get("attention_mask")
-        if mask is not None and not mask.bool().any(1).all():
-            raise ValueError("a row of the prompt is all padding; there is nothing to continue from")
-        if past_key_values is not None:
-            past_key_values = self._memory_for(past_key_values, ids.shape[0], ids.device).copy()
-        elif kwargs.get("use_cache") is not False and getattr(kwargs.get("generation_config"), "use_cache", 1):
-            past_key_values = self.new_memory(ids.shape[0])
-        if past_key_values is not None:
-            kwargs["past_key_values"] = past_key_values
-        return super().generate(inputs, *args, **kwargs)
-
-    def prepare_inputs_for_generation(
-        self, input_ids, past_key_values=None, attention_mask=None, next_sequence_length=None, **kwargs
-    ):
-        # Stock code slices the ids by comparing lengths with the cache, which is wrong for "memory + only new ids".
-        # The memory itself knows how many columns of this call's ids it has been fed.
-        if isinstance(past_key_values, Memory):
-            repeats = input_ids.shape[0] // past_key_values.batch_size
-            if repeats > 1:  # beams, or several return sequences
-                past_key_values.batch_repeat_interleave(repeats)
-            next_sequence_length = input_ids.shape[1] - past_key_values.columns_fed
-            if attention_mask is not None:
-                attention_mask = attention_mask[:, -next_sequence_length:]
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            next_sequence_length=next_sequence_length,
-            **kwargs,
-        )
 
     # -- memories -----------------------------------------------------------------------------------------------
 
@@ -445,25 +417,14 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         return Memory(self.initial_state(batch_size), ids, lengths, self.origin())
 
-    def origin(self) -> Origin:
+    def origin(self) -> LiveOrigin:
         """What ties a memory to this model. The fingerprint is only computed when somebody saves or loads."""
-        return LazyOrigin(self)
+        return LiveOrigin(self)
 
     def adopt(self, memory: Memory, source="the memory") -> Memory:
         """Check that `memory` was made by this model, and move it to its device. ValueError if it was not."""
         mine = self.origin()
-        if memory.origin.system != mine.system:
-            raise ValueError(f"{source} belongs to a {memory.origin.system} model, this is {mine.system}")
-        if memory.origin.fields != mine.fields:
-            names = sorted(memory.origin.fields.keys() | mine.fields.keys())
-            pairs = ((n, memory.origin.fields.get(n), mine.fields.get(n)) for n in names)
-            text = ", ".join(f"{n}={theirs!r} (here {ours!r})" for n, theirs, ours in pairs if theirs != ours)
-            raise ValueError(f"{source} was made with another configuration: {text}")
-        if memory.origin.fingerprint != mine.fingerprint:
-            raise ValueError(
-                f"{source} was made by a model with other weights ({memory.origin.model or 'unnamed'}); a memory only "
-                "means something to the model that wrote it, so read the text again with this one"
-            )
+        check_same(memory.origin, mine, source)
         want = {name: tensor.shape[1:] for name, tensor in self.initial_state(1).tensors.items()}
         have = {name: tensor.shape[1:] for name, tensor in memory.state.tensors.items()}
         if want != have:
@@ -474,17 +435,24 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
         memory.origin = mine
         return memory
 
-    def _memory_for(self, cache, batch: int | None, device) -> Memory:
+    def memory_for(self, cache, batch: int) -> Memory:
+        """`cache` as a memory of this model with `batch` streams; a new one for None or an empty stock cache."""
         if isinstance(cache, Memory):
-            if batch is not None and cache.batch_size != batch:
+            if cache.batch_size != batch:
                 raise ValueError(f"the memory holds {cache.batch_size} streams and the input {batch} rows")
-            if isinstance(cache.origin, LazyOrigin) and cache.origin.owner is self:
-                return cache
-            return self.adopt(cache)
+            mine = isinstance(cache.origin, LiveOrigin) and cache.origin.owner is self
+            return cache if mine else self.adopt(cache)
         if cache is not None and (not isinstance(cache, Cache) or cache.get_seq_length() > 0):
             kind = ("filled " if isinstance(cache, Cache) else "") + type(cache).__name__
             raise ValueError(f"past_key_values must be a hmt Memory made by this model, not a {kind}")
-        return self.new_memory(batch or 1)
+        return self.new_memory(batch)
+
+    def _grid(self, ids: Tensor, mask: Tensor | None, memory: Memory, fresh: bool) -> Grid:
+        grid = make_grid(ids, mask, memory.open_ids, memory.open_lengths, self.config.segment_length)
+        check_vocabulary(grid.ids, self.config.vocab_size)
+        if fresh:
+            check_rows(grid)
+        return grid
 
     def _advance(self, memory: Memory, state: MemoryState, grid: Grid, columns: int) -> None:
         memory.state = state
@@ -494,44 +462,7 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
 
     # -- pieces of forward --------------------------------------------------------------------------------------
 
-    def _check_inputs(self, input_ids, inputs_embeds, attention_mask) -> None:
-        if inputs_embeds is not None:
-            raise ValueError("pass input_ids: sensory memory keeps raw tokens, so inputs_embeds cannot be read")
-        if input_ids is None or input_ids.dim() != 2 or 0 in input_ids.shape:
-            shape = None if input_ids is None else tuple(input_ids.shape)
-            raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {shape}")
-        if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
-            raise ValueError(f"input_ids must be integers, got {input_ids.dtype}")
-        batch, width = input_ids.shape
-        mask = attention_mask
-        if mask is not None and (mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < width):
-            raise ValueError(
-                f"attention_mask must be [batch, tokens] = {(batch, width)} (or longer), got {tuple(mask.shape)}"
-            )
-
-    def _check_tokens(self, grid: Grid, fresh: bool) -> None:
-        vocabulary = self.config.vocab_size
-        low, high = torch.stack([grid.ids.min(), grid.ids.max()]).tolist()
-        if low < 0 or high >= vocabulary:
-            raise ValueError(
-                f"token id {high if high >= vocabulary else low} is outside the vocabulary of {vocabulary}; "
-                "was the text tokenised with this model's tokenizer?"
-            )
-        if fresh and grid.shortest == 0:
-            rows = (grid.lengths == 0).nonzero().flatten().tolist()
-            raise ValueError(f"rows {rows} of the batch are all padding; drop them")
-
-    @staticmethod
-    def _kept_columns(keep: int | Tensor | None, width: int, skip: bool) -> Tensor | None:
-        if keep is None and skip:
-            return None
-        if isinstance(keep, Tensor):
-            if keep.dim() != 1:
-                raise ValueError("logits_to_keep is a number of columns or a 1-D tensor of column indices")
-            return torch.arange(width, device=keep.device)[keep]
-        return torch.arange(width)[slice(-keep, None) if keep else slice(None)]
-
-    def _segment_loss(self, hidden: Tensor, goal: Tensor, count, replay: bool, kwargs: dict) -> Tensor:
+    def _segment_loss(self, hidden: Tensor, goal: Tensor, count, replay: bool) -> Tensor:
         def score(hidden: Tensor) -> Tensor:
             logits = bb.head(self.backbone, hidden)
             return self.loss_function(
@@ -540,56 +471,15 @@ class SegmentMemoryModel(CheckpointMixin, PreTrainedModel, GenerationMixin):
                 vocab_size=logits.shape[-1],
                 num_items_in_batch=count,
                 shift_labels=goal.contiguous(),
-                **kwargs,
             )
 
         # with replay the logits of a segment are recomputed too: they are the largest tensor of a step
         return (checkpointed if replay and torch.is_grad_enabled() else plainly)(score, hidden)
 
-    def _recall_loss(self, recall: Tensor, targets: Tensor, before: Tensor, lengths: Tensor) -> Tensor:
-        """Mean of -log weight of the slot that holds the target segment; 0 where no target is in the bank.
-
-        before: int64 [B], segments closed before this call; lengths: int64 [B], tokens of each row of its grid.
-        """
-        targets = targets[:, : recall.shape[1]]
-        recall = recall[:, : targets.shape[1]]
-        index = torch.arange(targets.shape[1], device=recall.device)
-        targets = targets.where(index * self.config.segment_length < lengths[:, None], -100)  # the row has ended
-        now = before[:, None] + index
-        slots = self.slot_segments(now.flatten())
-        hit = (slots.view(*now.shape, -1) == targets.unsqueeze(-1)) & (targets >= 0).unsqueeze(-1)
-        valid = hit.any(-1)
-        picked = torch.where(hit, recall, 0.0).sum(-1)
-        return -(picked * valid).sum() / valid.sum().clamp(min=1)
-
     @staticmethod
     def _output(return_dict: bool | None, **fields) -> MemoryOutput | tuple:
         output = MemoryOutput(**fields)
         return output.to_tuple() if return_dict is False else output
-
-
-class LazyOrigin(Origin):
-    """The origin of a memory that its model still holds: nothing is hashed until a file needs it."""
-
-    def __init__(self, owner: SegmentMemoryModel):
-        self.owner = owner
-
-    @property
-    def fingerprint(self) -> str:  # type: ignore[override]
-        return fingerprint(self.owner)
-
-    @property
-    def system(self) -> str:  # type: ignore[override]
-        return self.owner.config.model_type
-
-    @property
-    def model(self) -> str:  # type: ignore[override]
-        config = self.owner.config
-        return config.name_or_path or config.base_model_name_or_path or ""
-
-    @property
-    def fields(self) -> dict:  # type: ignore[override]
-        return self.owner.config.memory_fields()
 
 
 def plainly(function, *args):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from .backbone import load_backbone
@@ -18,8 +18,10 @@ ADAPTER_FOLDER = "adapter"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
-class CheckpointMixin:
-    """`save_pretrained` and `from_pretrained` with an adapter-only form; mixed into `SegmentMemoryModel`."""
+class CheckpointModel(PreTrainedModel):
+    """`save_pretrained` and `from_pretrained` with an adapter-only form; what `SegmentMemoryModel` begins from."""
+
+    backbone: PreTrainedModel
 
     def has_lora(self) -> bool:
         return bool(getattr(self.backbone, "_hf_peft_config_loaded", False))

@@ -62,9 +62,10 @@ def test_forward_in_pieces(system, cuts):
 def test_token_by_token_equals_the_reference_of_every_prefix(system, family):
     """Streams of different age share the key-value cache, and cross segment ends at different times."""
     model = shared(system, family)
-    ages, steps = [L - 2, 2 * L + J, 0], L + 4 if family == "llama" else L
+    ages, steps = [L - 2, 2 * L + J + 1, J + 1], L + 4 if family == "llama" else L
     rows = ragged([age + 1 + steps for age in ages])
     memory = model.read(*pad([row[: age + 1] for row, age in zip(rows, ages, strict=True)], "left"))
+    cached = 0
     with torch.no_grad():
         for step in range(steps):
             at = [age + 1 + step for age in ages]
@@ -72,6 +73,8 @@ def test_token_by_token_equals_the_reference_of_every_prefix(system, family):
             logits = model(ids, past_key_values=memory).logits[:, -1]
             for b, (row, t) in enumerate(zip(rows, at, strict=True)):
                 close(logits[b], reference(model, row[: t + 1]).logits[-1])
+            cached += memory.kv is not None and memory.kv.mask is not None
+    assert cached or system == "window-0", "the padded cache was never used"
     same_state(memory, model.read(*pad(rows, "right")))
 
 

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 # A module with a function `command` becomes a command, one with a Typer `app` becomes a group of commands;
 # both are called by the module's name and appear in `hmt --help` in this order.
 COMMANDS = [
+    "demo",
     "train",
     "read",
     "generate",

@@ -250,6 +250,7 @@ def train_recall(folder: str, system: str, settings: Settings, post: Post) -> di
             lr_schedule="cosine" if number == len(recall.curriculum) - 1 else "constant_with_warmup",
             warmup_steps=min(12, steps // 4),
             recall_loss_weight=1.0 if segments > 2 else 0.0,
+            recall_negatives=True,
         )
         for number, (segments, batch, steps) in enumerate(recall.curriculum)
     )

@@ -77,14 +77,17 @@ class Recall(nn.Module):
         self.key = nn.Linear(width, recall_dim, bias=False)
         self.scale = recall_dim**-0.5
 
-    def forward(self, query: Tensor, bank: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
-        """Recall prompt [B, d] and log weights [B, N], for query [B, d], bank [B, N, d], filled bool [B, N].
+    def fold(self, summary: Tensor) -> Tensor:
+        """S W_q W_k^T / sqrt(d_h), float32 [..., d]: its inner products with the bank are the scores.
 
-        (S W_q)(M W_k)^T = (S W_q W_k^T) M^T, so the query is folded instead of projecting the bank: no keys are
-        stored, and none are projected again at every segment. Weights are computed in float32.
+        (S W_q)(M W_k)^T = (S W_q W_k^T) M^T: the query is folded instead of projecting the bank, so no keys are
+        stored, and none are projected again at every segment.
         """
-        folded = nn.functional.linear(self.query(query), self.key.weight.t())
-        scores = torch.einsum("bd,bnd->bn", folded.float(), bank.float()) * self.scale
+        return nn.functional.linear(self.query(summary), self.key.weight.t()).float() * self.scale
+
+    def forward(self, folded: Tensor, bank: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
+        """Recall prompt [B, d] and log weights [B, N], for folded query [B, d], bank [B, N, d], filled bool [B, N]."""
+        scores = torch.einsum("bd,bnd->bn", folded, bank.float())
         log_weights = scores.masked_fill(~filled, torch.finfo(scores.dtype).min).log_softmax(-1)
         log_weights = log_weights.masked_fill(~filled, torch.finfo(scores.dtype).min)
         prompt = torch.einsum("bn,bnd->bd", log_weights.exp(), bank.float())
@@ -169,13 +172,14 @@ class HMTForCausalLM(SegmentMemoryModel):
             else:
                 query = state["query"] if config.recall_query == "previous" else state["latest"]
             filled = self.slot_segments(state.segments) >= 0
-            recalled, log_weights = self.recall(query, state["bank"], filled)
+            folded = self.recall.fold(query)
+            recalled, log_weights = self.recall(folded, state["bank"], filled)
         else:
-            recalled, log_weights = state["latest"], None
+            recalled, log_weights, folded = state["latest"], None, None
         recalled = recalled * config.memory_scale
         prompt = torch.where(started, recalled, self.first_prompt(batch)[:, 0])[:, None]
         seen = (state.segments * config.segment_length).clamp(max=config.sensory_length)
-        return Frame(prompt, prompt, state["sensory"], seen, log_weights)
+        return Frame(prompt, prompt, state["sensory"], seen, log_weights, folded)
 
     def absorb(self, state, outputs, segment, full, prepared) -> MemoryState:
         embedding = outputs[:, 0]
@@ -195,6 +199,9 @@ class HMTForCausalLM(SegmentMemoryModel):
         if self.frame_reads_prepared:
             return open_lengths >= self.config.summary_length
         return super().settled(open_lengths)
+
+    def recall_scores(self, queries: Tensor, state: MemoryState) -> Tensor:
+        return torch.einsum("bsd,cnd->bscn", queries, state["bank"].float())
 
     def slot_segments(self, segments: Tensor) -> Tensor:
         size = self.config.memory_size

@@ -1,7 +1,7 @@
 """The systems as their papers write them: one stream, one segment at a time, no batch, no padding, no cache.
 
-These loops are the oracle of the fast path, and the place to read what a system computes. They take a model
-of this library for its weights and configuration, and call its backbone only as `backbone(inputs_embeds=...)`.
+These loops are the oracle of the fast path, and the place to read what a system computes. They take weights
+and configuration from a model of this library, and call its backbone only as `backbone(inputs_embeds=...)`.
 
 Nothing here is detached: the loss of a long stream can be differentiated with respect to every parameter.
 """

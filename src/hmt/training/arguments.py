@@ -15,8 +15,8 @@ def training_arguments(
     return TrainingArguments(
         output_dir=str(output_dir),
         max_steps=stage.steps,
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
+        per_device_train_batch_size=stage.batch_size or recipe.batch_size,
+        per_device_eval_batch_size=stage.batch_size or recipe.batch_size,
         gradient_accumulation_steps=recipe.gradient_accumulation,
         learning_rate=stage.learning_rate,
         lr_scheduler_type="constant" if stage.lr_schedule == "steps" else stage.lr_schedule,

@@ -32,8 +32,10 @@ class Stage:
         lr_start_step: with "steps", how many steps the decay has already counted: a curriculum is one decay.
         warmup_steps: steps over which the learning rate grows linearly to `learning_rate`.
         bptt_depth: segments that gradients flow through; None means all of the sample.
+        batch_size: samples per device and step in this stage; None takes the recipe's.
         recall_loss_weight: weight of the recall loss, added to the language-model loss ...
         recall_loss_until: ... during this fraction of the steps, 0 afterwards.
+        recall_negatives: the memory embeddings of the other samples of a batch join the recall loss as wrong answers.
     """
 
     name: str
@@ -47,14 +49,16 @@ class Stage:
     lr_start_step: int = 0
     warmup_steps: int = 0
     bptt_depth: int | None = None
+    batch_size: int | None = None
     recall_loss_weight: float = 0.0
     recall_loss_until: float = 1.0
+    recall_negatives: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
         if not re.fullmatch(r"[\w-]+", self.name):
             raise ValueError(f"the stage name {self.name!r} must be made of letters, digits, - and _")
-        at_least(self, 1, "segments", "steps", "lr_decay_every", "bptt_depth")
+        at_least(self, 1, "segments", "steps", "lr_decay_every", "bptt_depth", "batch_size")
         at_least(self, 0, "lr_start_step", "warmup_steps", "recall_loss_weight")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")

@@ -96,6 +96,7 @@ class MemoryTrainer(Trainer):
         options: dict[str, Any] = {}
         if model.training:
             options = {"bptt_depth": self.stage.bptt_depth, "replay": self.recipe.replay}
+            options["recall_negatives"] = self.stage.recall_negatives
             options["recall_loss_weight"] = self.stage.recall_weight(self.state.global_step) * share
         loss, outputs = super().compute_loss(
             model, {**inputs, **options}, return_outputs=True, num_items_in_batch=num_items_in_batch

@@ -1,0 +1,68 @@
+"""`generate` of transformers on top of a memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin
+
+from .inputs import check_ids
+from .memory import Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class MemoryGenerationMixin(GenerationMixin):
+    """`generate` and the hook it prepares inputs with; mixed into `SegmentMemoryModel`."""
+
+    if TYPE_CHECKING:
+        new_memory: Callable[[int], Memory]
+        memory_for: Callable[..., Memory]
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, *args, past_key_values: Memory | None = None, **kwargs):
+        """`transformers` generate: all strategies but assisted decoding, streamers, ragged batches, any length.
+
+        `inputs`: int64 [B, T]. `past_key_values` may be a `Memory`; `inputs` are then only the new ids. It is
+        copied, so one memory can be asked many questions; `return_dict_in_generate=True` returns the advanced copy.
+        """
+        ids = inputs if inputs is not None else kwargs.get("input_ids")
+        if ids is None or (isinstance(ids, Tensor) and ids.numel() == 0):
+            raise ValueError("generate needs at least one prompt token per stream")
+        ids = check_ids(ids)
+        mask = kwargs.get("attention_mask")
+        if mask is not None and not mask.bool().any(1).all():
+            raise ValueError("a row of the prompt is all padding; there is nothing to continue from")
+        if past_key_values is not None:
+            kwargs["past_key_values"] = self.memory_for(past_key_values, ids.shape[0]).copy()
+        elif self._wants_cache(kwargs):
+            kwargs["past_key_values"] = self.new_memory(ids.shape[0])
+        return super().generate(inputs, *args, **kwargs)
+
+    @staticmethod
+    def _wants_cache(kwargs: dict) -> bool:
+        given = kwargs.get("generation_config")
+        return kwargs.get("use_cache") is not False and getattr(given, "use_cache", True) is not False
+
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, attention_mask=None, next_sequence_length=None, **kwargs
+    ):
+        # Stock code slices the ids by comparing lengths with the cache, which is wrong for "memory + only new ids".
+        # The memory itself knows how many columns of this call's ids it has been fed.
+        if isinstance(past_key_values, Memory):
+            repeats = input_ids.shape[0] // past_key_values.batch_size
+            if repeats > 1:  # beams, or several return sequences
+                past_key_values.batch_repeat_interleave(repeats)
+            next_sequence_length = input_ids.shape[1] - past_key_values.columns_fed
+            if attention_mask is not None:
+                attention_mask = attention_mask[:, -next_sequence_length:]
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            next_sequence_length=next_sequence_length,
+            **kwargs,
+        )

@@ -1,0 +1,117 @@
+"""What a caller can get wrong, said in words before anything is computed."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .segments import Grid
+
+# What transformers and peft hand to the forward of any causal LM. Positions are counted anew in every segment and token
+# types do not exist here, so these carry nothing.
+_CARRY_NOTHING = {"num_items_in_batch", "position_ids", "cache_position", "token_type_ids", "is_first_iteration"}
+# Asking for these is refused; saying no to them is not.
+_NOT_RETURNED = {"output_attentions", "output_hidden_states", "output_router_logits"}
+
+
+def check_keywords(given: Mapping[str, Any], forward: Callable) -> None:
+    """TypeError for a keyword that `forward` does not know, and that would silently do nothing."""
+    for name, value in given.items():
+        if value is None or name in _CARRY_NOTHING or (name in _NOT_RETURNED and value is False):
+            continue
+        if name in _NOT_RETURNED:
+            raise ValueError(f"{name}=True: a model with memory returns no {name.removeprefix('output_')}")
+        known = inspect.signature(forward).parameters
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"forward takes no keyword {name!r}{hint}")
+
+
+def as_ids(ids: Any, device) -> Tensor:
+    """Token ids, given as a tensor or as (nested) lists, as a tensor [B, T] on `device`."""
+    if not isinstance(ids, Tensor):
+        _refuse_text(ids)
+        try:
+            ids = torch.as_tensor(ids)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"input_ids must be token ids, [tokens] or [batch, tokens]; this {type(ids).__name__} is not: {error}"
+            ) from error
+    ids = ids.to(device)
+    return check_ids(ids[None] if ids.dim() == 1 else ids)
+
+
+def check_ids(ids: Any) -> Tensor:
+    """`ids`, which must be an integer tensor [B, T] with at least one token."""
+    if ids is not None and not isinstance(ids, Tensor):
+        _refuse_text(ids)
+        raise ValueError(f"input_ids must be a tensor [batch, tokens] of token ids, not a {type(ids).__name__}")
+    if ids is None or ids.dim() != 2 or 0 in ids.shape:
+        shape = None if ids is None else tuple(ids.shape)
+        raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {shape}")
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(f"input_ids must be integers, got {ids.dtype}")
+    return ids
+
+
+def _refuse_text(ids: Any) -> None:
+    first = ids[0] if isinstance(ids, (list, tuple)) and ids else ids
+    if isinstance(first, str):
+        raise ValueError("input_ids are token ids, not text: tokenise it first, tokenizer(text).input_ids")
+    if isinstance(ids, Mapping):
+        raise ValueError("input_ids are token ids; of a tokenizer's output pass its `input_ids`")
+
+
+def check_mask(mask: Tensor | None, ids: Tensor) -> Tensor | None:
+    """The mask of the columns of `ids` as bool [B, T], from one that may cover more columns before them."""
+    if mask is None:
+        return None
+    batch, width = ids.shape
+    if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < width:
+        raise ValueError(
+            f"attention_mask must be [batch, tokens] = {(batch, width)} (or longer), got {tuple(mask.shape)}"
+        )
+    return mask[:, -width:].bool()
+
+
+def check_training(ids: Tensor, labels: Tensor | None, targets: Tensor | None, bptt_depth: int | None) -> None:
+    """The arguments of `forward` that only training uses."""
+    if labels is not None and labels.shape != ids.shape:
+        raise ValueError(f"labels are {tuple(labels.shape)} and input_ids {tuple(ids.shape)}; they align")
+    if targets is not None and targets.shape[:-1] != (ids.shape[0],):
+        raise ValueError(
+            f"recall_targets must be [batch, segments] with {ids.shape[0]} rows, got {tuple(targets.shape)}"
+        )
+    if bptt_depth is not None and bptt_depth < 1:
+        raise ValueError(f"bptt_depth is a number of segments (at least 1) or None, got {bptt_depth}")
+
+
+def check_vocabulary(ids: Tensor, vocabulary: int) -> None:
+    """ValueError for an id outside the vocabulary. Waits for the device."""
+    low, high = torch.stack([ids.min(), ids.max()]).tolist()
+    if low < 0 or high >= vocabulary:
+        raise ValueError(
+            f"token id {high if high >= vocabulary else low} is outside the vocabulary of {vocabulary}; "
+            "was the text tokenised with this model's tokenizer?"
+        )
+
+
+def check_rows(grid: Grid) -> None:
+    """ValueError when a row holds no token at all."""
+    if grid.shortest == 0:
+        rows = (grid.lengths == 0).nonzero().flatten().tolist()
+        raise ValueError(f"rows {rows} of the batch are all padding; drop them")
+
+
+def kept_columns(keep: int | Tensor | None, width: int) -> Tensor:
+    """Column indices that `logits_to_keep` means, of `width` columns."""
+    if isinstance(keep, Tensor):
+        if keep.dim() != 1:
+            raise ValueError("logits_to_keep is a number of columns or a 1-D tensor of column indices")
+        return torch.arange(width, device=keep.device)[keep]
+    return torch.arange(width)[slice(-keep, None) if keep else slice(None)]

@@ -1,0 +1,100 @@
+"""Which model a memory belongs to, and how that is checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from .fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from .model import SegmentMemoryModel
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a memory file says of the model that wrote it."""
+
+    fingerprint: str
+    system: str
+    model: str
+    fields: dict = field(default_factory=dict)
+
+
+class LiveOrigin:
+    """The origin of a memory whose model is at hand: nothing is hashed until a file needs it."""
+
+    def __init__(self, owner: SegmentMemoryModel):
+        self.owner = owner
+        self._version = weights_version(owner)
+
+    def __deepcopy__(self, memo) -> LiveOrigin:
+        return self  # a copied memory belongs to the same model, which is not copied
+
+    def __reduce__(self):
+        return Origin, (self.fingerprint, self.system, self.model, self.fields)  # nor pickled
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the weights were written to since: they are no longer those that made the memory."""
+        return weights_version(self.owner) != self._version
+
+    @property
+    def fingerprint(self) -> str:
+        """ValueError when the model has been trained since."""
+        if self.outdated:
+            raise ValueError(
+                "the model was trained (or loaded other weights) after this memory was read, and no model has the "
+                "weights it belongs to; read the text again"
+            )
+        return fingerprint(self.owner)
+
+    @property
+    def system(self) -> str:
+        return self.owner.config.model_type
+
+    @property
+    def model(self) -> str:
+        config = self.owner.config
+        return config.name_or_path or config.base_model_name_or_path or ""
+
+    @property
+    def fields(self) -> dict:
+        return self.owner.config.memory_fields()
+
+
+def check_same(theirs: Origin | LiveOrigin, mine: LiveOrigin, source) -> None:
+    """ValueError that says in what two models differ."""
+    if theirs.system != mine.system:
+        raise ValueError(f"{source} belongs to a {theirs.system} model, this is {mine.system}")
+    here = mine.fields
+    if theirs.fields != here:
+        names = sorted(theirs.fields.keys() | here.keys())
+        pairs = ((name, theirs.fields.get(name), here.get(name)) for name in names)
+        text = ", ".join(f"{name}={value!r} (here {ours!r})" for name, value, ours in pairs if value != ours)
+        raise ValueError(f"{source} was made with another configuration: {text}")
+    if theirs.fingerprint != mine.fingerprint:
+        raise ValueError(
+            f"{source} was made by a model with other weights or another architecture "
+            f"({theirs.model or 'unnamed'}); a memory only means something to the model that wrote it, so read the "
+            "text again with this one"
+        )
+
+
+def weights_version(model: nn.Module) -> tuple[int, int]:
+    """Changes whenever a parameter is written to, added or removed. Reads no values, so it waits for no device."""
+    versions = [p._version for p in model.parameters() if not p.is_inference()]
+    return len(versions), sum(versions)
+
+
+def _count_step(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
+    """Fused optimizers (the Trainer's default) write to parameters without counting it; this counts every step."""
+    for group in optimizer.param_groups:
+        torch.autograd.graph.increment_version([p for p in group["params"] if p.grad is not None])
+
+
+register_optimizer_step_post_hook(_count_step)
