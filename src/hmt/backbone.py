@@ -14,21 +14,25 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# These rebuild token ids from `inputs_embeds`, or add per-token embeddings of their own: vectors that belong to
-# no token are refused or silently mistreated.
+# These rebuild token ids from `inputs_embeds`, or add per-token embeddings of their own: vectors that belong
+# to no token are refused or silently mistreated.
 _UNSUPPORTED = ("gemma3n", "gemma4")
 
 
 def load_backbone(source: str | PreTrainedModel, **kwargs) -> PreTrainedModel:
-    """A checked causal LM from a hub id, a folder or a model object. Raises ValueError when it cannot be wrapped."""
+    """A causal LM from a hub id, a folder or a model object; ValueError when it cannot be wrapped."""
     if isinstance(source, PreTrainedModel):
         if kwargs:
-            raise ValueError(f"backbone_kwargs {sorted(kwargs)} only apply when the backbone is loaded by name")
+            raise ValueError(
+                f"backbone_kwargs {sorted(kwargs)} only apply when the backbone is loaded by name"
+            )
         backbone = source
     elif isinstance(source, str) or hasattr(source, "__fspath__"):
         backbone = AutoModelForCausalLM.from_pretrained(source, **kwargs)
     else:
-        raise ValueError(f"a backbone is a hub id, a folder or a PreTrainedModel, not {type(source).__name__}")
+        raise ValueError(
+            f"a backbone is a hub id, a folder or a PreTrainedModel, not {type(source).__name__}"
+        )
     check_backbone(backbone)
     return backbone
 
@@ -40,7 +44,8 @@ def check_backbone(backbone: PreTrainedModel) -> None:
         raise ValueError(f"{name} is an encoder-decoder; segment memory wraps decoder-only causal LMs")
     if backbone.config.model_type.startswith(_UNSUPPORTED):
         raise ValueError(
-            f"{name} derives extra inputs from token ids and cannot read memory vectors; choose another backbone"
+            f"{name} derives extra inputs from token ids and cannot read memory vectors; choose another "
+            "backbone"
         )
     if "inputs_embeds" not in inspect.signature(backbone.forward).parameters:
         raise ValueError(
@@ -67,9 +72,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def last_hidden(backbone: PreTrainedModel, embeddings: Tensor, **kwargs) -> tuple[Tensor, Any]:
-    """Outputs of the last layer after the final norm, without the head: [B, T, d], and the cache if one was asked for.
+    """Outputs of the last layer after the final norm, without the head: [B, T, d]; and the cache.
 
-    kwargs: `past_key_values`, `attention_mask`, `position_ids`, `use_cache`, as the backbone's own forward has them.
+    kwargs: `past_key_values`, `attention_mask`, `position_ids`, `use_cache`, as the backbone has them.
     """
     kwargs.setdefault("use_cache", False)
     if kwargs.get("position_ids") is not None and not takes_position_ids(backbone):
@@ -103,7 +108,7 @@ def head(backbone: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 @torch.no_grad()
 def check_head(backbone: PreTrainedModel) -> None:
-    """Compare `head(last_hidden(...))` with the backbone's own logits on three tokens; ValueError if they differ.
+    """ValueError if `head(last_hidden(...))` and the backbone's own logits differ on three tokens.
 
     A family that post-processes its logits in a way `head` does not know would otherwise give wrong
     probabilities without a sound.
@@ -118,7 +123,8 @@ def check_head(backbone: PreTrainedModel) -> None:
         got = head(backbone, last_hidden(backbone, embeddings)[0]).float()
     if not torch.allclose(want, got, rtol=1e-2, atol=1e-2 * max(1.0, want.abs().max().item())):
         raise ValueError(
-            f"{type(backbone).__name__} transforms its logits after the head in a way this library does not know; "
+            f"{type(backbone).__name__} transforms its logits after the head in a way this library does "
+            "not know; "
             "please report the model type so that it can be supported"
         )
 
@@ -127,8 +133,9 @@ def check_head(backbone: PreTrainedModel) -> None:
 def input_scale(backbone: PreTrainedModel, tokens: int = 64) -> float:
     """RMS of the token embeddings over RMS of the outputs, measured on random ids.
 
-    A memory vector is an output that is fed in again. Multiplied by this it enters at the size of a token; as it is
-    it can be so much larger that the layers barely change it, and what is read cannot be written into memory.
+    A memory vector is an output that is fed in again. Multiplied by this it enters at the size of a token; as
+    it is it can be so much larger that the layers barely change it, and what is read cannot be written into
+    memory.
     """
     table = embedding_table(backbone)
     if table.weight.device.type == "meta":
@@ -142,19 +149,24 @@ def input_scale(backbone: PreTrainedModel, tokens: int = 64) -> float:
 
 
 def position_table(backbone: PreTrainedModel) -> int | None:
-    """Positions that the backbone has learned vectors for; None when it counts them in another way (rotary, ALiBi)."""
-    limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+    """Positions that the backbone has learned vectors for; None where it has none (rotary, ALiBi)."""
+    limit = _trained_length(backbone)
     for module in backbone.modules() if limit else ():
         if not isinstance(module, nn.Embedding) or module is backbone.get_input_embeddings():
             continue
-        if abs(module.num_embeddings - limit) <= 2:  # some families keep up to two slots that stand for no position
+        if abs(module.num_embeddings - limit) <= 2:  # some keep two slots that stand for no position
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
             return min(module.num_embeddings, limit) - unused
     return None
 
 
+def _trained_length(backbone: PreTrainedModel) -> int:
+    """Positions the backbone was made for; 0 where its config does not say."""
+    return getattr(backbone.config.get_text_config(), "max_position_embeddings", None) or 0
+
+
 def check_length(backbone: PreTrainedModel, segment_length: int, around: int) -> None:
-    """ValueError for segments that a table of learned positions has no room for; a warning where there is no table.
+    """ValueError for segments that learned positions have no room for; a warning for other positions.
 
     around: positions that memory vectors and sensory tokens take beside the segment.
     """
@@ -167,16 +179,17 @@ def check_length(backbone: PreTrainedModel, segment_length: int, around: int) ->
             f"{name} has learned {table} positions, and a segment of {segment_length} tokens takes {length} "
             f"with the {around} of memory vectors and sensory tokens around it: {advice}"
         )
-    limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+    limit = _trained_length(backbone)
     if table is None and limit and length > limit:
         logger.warning_once(
-            f"a segment takes {length} positions (segment_length {segment_length} and {around} around it), and "
+            f"a segment takes {length} positions (segment_length {segment_length} and {around} around "
+            "it), and "
             f"{name} was made for {limit}: it may read the rest badly"
         )
 
 
 class Vectors(nn.Module):
-    """Learned input vectors [n, d]. A module, not a bare Parameter, so that PEFT's `modules_to_save` can name it."""
+    """Learned input vectors [n, d]. A module, so that PEFT's `modules_to_save` can name it."""
 
     def __init__(self, number: int, width: int):
         super().__init__()

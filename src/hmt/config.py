@@ -3,10 +3,12 @@
 # No `from __future__ import annotations` here: @strict does not check field types that are strings.
 
 import difflib
+import math
 from dataclasses import fields
-from typing import Literal
+from typing import Literal, TypeVar
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub import dataclasses as hub
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig, PreTrainedConfig
 
 # Names that transformers itself hands to a config beside its fields (file headers, loading options).
@@ -17,6 +19,31 @@ _HOUSEKEEPING = {
 }  # fmt: skip
 
 
+C = TypeVar("C")
+
+
+class FieldError(StrictDataclassFieldValidationError, ValueError):
+    """A field of the wrong type. A ValueError too, as everything else that a user can get wrong."""
+
+
+def strict(cls: type[C]) -> type[C]:
+    """`huggingface_hub.dataclasses.strict`: fields are checked whenever they are set. Raises `FieldError`."""
+    cls = hub.strict(cls)
+    checked = cls.__setattr__
+
+    def set_field(self, name, value):
+        try:
+            checked(self, name, value)
+        except FieldError:
+            raise
+        except StrictDataclassFieldValidationError as error:
+            cause = error.__cause__
+            raise FieldError(name, cause if isinstance(cause, Exception) else error) from None
+
+    cls.__setattr__ = set_field  # type: ignore[method-assign]
+    return cls
+
+
 @strict
 class MemoryConfig(PreTrainedConfig):
     """Fields common to all systems. Unknown names and wrong types are errors.
@@ -24,8 +51,9 @@ class MemoryConfig(PreTrainedConfig):
     Args:
         text_config: configuration of the backbone (a `PreTrainedConfig` or its dict).
         segment_length: number of *new* tokens read per step (L); memory and sensory tokens come on top.
-        memory_scale: memory vectors are multiplied by this when they are fed to the backbone. 1.0 is the published
-            methods; "embedding" becomes, in `from_backbone`, the number that brings them to the size of token embeddings.
+        memory_scale: memory vectors are multiplied by this when they are fed to the backbone. 1.0 is the
+            published methods; "embedding" becomes, in `from_backbone`, the number that brings them to the
+            size of token embeddings.
         base_model_name_or_path: where the backbone came from; needed for adapter-only checkpoints.
         base_model_revision: revision of that repository.
         adapter_only: True in a checkpoint that holds only what was trained beside a frozen or LoRA backbone.
@@ -36,7 +64,7 @@ class MemoryConfig(PreTrainedConfig):
 
     text_config: dict | PreTrainedConfig | None = None
     segment_length: int = 512
-    memory_scale: float | Literal["embedding"] = 1.0
+    memory_scale: float | int | Literal["embedding"] = 1.0
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
     adapter_only: bool = False
@@ -46,7 +74,10 @@ class MemoryConfig(PreTrainedConfig):
         unknown = [name for name in kwargs if name not in known | _HOUSEKEEPING]
         if unknown:
             hints = [difflib.get_close_matches(name, known, 1) for name in unknown]
-            text = ", ".join(f"{n!r}" + (f" (did you mean {h[0]!r}?)" if h else "") for n, h in zip(unknown, hints))
+            text = ", ".join(
+                f"{n!r}" + (f" (did you mean {h[0]!r}?)" if h else "")
+                for n, h in zip(unknown, hints, strict=True)
+            )
             raise ValueError(f"{type(self).__name__} has no field {text}")
         if self.text_config is None:
             self.text_config = AutoConfig.for_model("llama")
@@ -57,8 +88,8 @@ class MemoryConfig(PreTrainedConfig):
             self.text_config = AutoConfig.for_model(values.pop("model_type"), **values)
         # Tying is decided by the backbone; the wrapper only repeats it for transformers' own bookkeeping.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
-        # transformers hands these two settings down to sub-configs, None included: a living backbone whose attention
-        # implementation is reset to None runs without a causal mask, and nothing says so.
+        # transformers hands these two settings down to sub-configs, None included: a living backbone whose
+        # attention implementation is reset to None runs without a causal mask, and nothing says so.
         inherited = {
             name: kwargs.get(name) or getattr(self.text_config, f"_{name}", None)
             for name in ("attn_implementation", "experts_implementation")
@@ -73,12 +104,13 @@ class MemoryConfig(PreTrainedConfig):
         """Raise ValueError for values that cannot work. Systems extend this."""
         if self.segment_length < 1:
             raise ValueError(f"segment_length must be at least 1, got {self.segment_length}")
-        if self.memory_scale != "embedding" and self.memory_scale <= 0:
-            raise ValueError(f"memory_scale must be above 0, got {self.memory_scale}")
+        if self.memory_scale != "embedding" and not 0 < self.memory_scale < math.inf:
+            raise ValueError(f"memory_scale must be a number above 0, got {self.memory_scale}")
 
     @property
     def vocab_size(self) -> int:
         """Vocabulary of the backbone (read by `generate` and by the loss)."""
+        assert isinstance(self.text_config, PreTrainedConfig)
         return self.text_config.vocab_size
 
     def memory_fields(self) -> dict:

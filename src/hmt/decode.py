@@ -1,8 +1,9 @@
 """The open segment, token by token, on a KV cache.
 
-The cache holds the frame of the open segment: [prefix | sensory | open tokens], left-padded where streams differ.
-When a segment fills up it is closed by running the suffix on top of its cache, which is identical to a full pass,
-and the next token opens a new frame. Cost per token and memory do not depend on what was read before.
+The cache holds the frame of the open segment: [prefix | sensory | open tokens], left-padded where streams
+differ. When a segment fills up it is closed by running the suffix on top of its cache, which is identical to
+a full pass, and the next token opens a new frame. Cost per token and memory do not depend on what was read
+before.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def extend(model, kv: OpenKV, embeddings: Tensor) -> Tensor:
 
 
 def close_frame(model, memory: Memory, full: Tensor) -> None:
-    """Turn the open segments of the rows in `full` into memory; the caches of all rows are rebuilt on demand."""
+    """Turn the open segments of the rows in `full` into memory. Caches of all rows are rebuilt on demand."""
     kv, ids, lengths = memory.kv, memory.open_ids, memory.open_lengths
     assert kv is not None
     suffix = kv.frame.suffix

@@ -20,7 +20,7 @@ def _is_url(path) -> bool:
 
 
 def write_atomically(path, data: bytes) -> None:
-    """Write `data` beside `path` and rename it into place, so that a crash or a full disk leaves the old file.
+    """Write `data` beside `path` and rename it into place: a crash or a full disk leaves the old file.
 
     URLs go through fsspec, where an object appears whole or not at all on the usual stores.
     """

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 _SAMPLES = 64  # values taken from each tensor, evenly spread: training moves every tensor it touches
 
-# Fields of a config that say where a model came from, how it is run, trained or labelled, but not what it computes.
+# Fields of a config that say where a model came from or how it is run and trained, not what it computes.
 _NOT_ARCHITECTURE = re.compile(
     r".*(name_or_path|dtype|implementation|_token_id|dropout|_pdrop|layerdrop)|(id2label|label2id|num_labels)"
     r"|output_(attentions|hidden_states|router_logits)|architectures|auto_map|transformers_version|use_cache"
@@ -21,7 +21,7 @@ _NOT_ARCHITECTURE = re.compile(
 
 
 def architecture(config: PreTrainedConfig) -> dict:
-    """The fields of a backbone's config that decide what its weights compute, where they differ from the defaults.
+    """The fields of a backbone's config that decide what its weights compute, where they are not defaults.
 
     Defaults are left out, so that a field that a later transformers adds does not change the answer.
     """
@@ -35,7 +35,7 @@ def architecture(config: PreTrainedConfig) -> dict:
 
 @torch.no_grad()
 def fingerprint(model: PreTrainedModel) -> str:
-    """SHA-256 (16 hex digits) over the backbone's architecture, and names, shapes and a sample of all parameters.
+    """SHA-256 (16 hex digits) over the backbone's architecture, and names, shapes and samples of parameters.
 
     Values are rounded to bfloat16 first, so that a checkpoint has one fingerprint in fp32 and in bf16.
     """

@@ -42,7 +42,9 @@ class Frame:
 
     def rows(self, index: Tensor) -> Frame:
         """The frames of the streams named by `index` (int64 [R]), in that order."""
-        picked = {name: value.index_select(0, index) for name, value in vars(self).items() if value is not None}
+        picked = {
+            name: value.index_select(0, index) for name, value in vars(self).items() if value is not None
+        }
         return Frame(**picked)
 
 

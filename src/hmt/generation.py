@@ -24,10 +24,11 @@ class MemoryGenerationMixin(GenerationMixin):
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *args, past_key_values: Memory | None = None, **kwargs):
-        """`transformers` generate: all strategies but assisted decoding, streamers, ragged batches, any length.
+        """`transformers` generate: all strategies but assisted decoding, streamers, ragged batches.
 
-        `inputs`: int64 [B, T]. `past_key_values` may be a `Memory`; `inputs` are then only the new ids. It is
-        copied, so one memory can be asked many questions; `return_dict_in_generate=True` returns the advanced copy.
+        `inputs`: int64 [B, T], of any length. `past_key_values` may be a `Memory`; `inputs` are then only the
+        new ids. It is copied, so one memory can be asked many questions; `return_dict_in_generate=True`
+        returns the advanced copy.
         """
         ids = inputs if inputs is not None else kwargs.get("input_ids")
         if ids is None or (isinstance(ids, Tensor) and ids.numel() == 0):
@@ -50,8 +51,8 @@ class MemoryGenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids, past_key_values=None, attention_mask=None, next_sequence_length=None, **kwargs
     ):
-        # Stock code slices the ids by comparing lengths with the cache, which is wrong for "memory + only new ids".
-        # The memory itself knows how many columns of this call's ids it has been fed.
+        # Stock code slices the ids by comparing lengths with the cache, which is wrong for "memory + only new
+        # ids". The memory itself knows how many columns of this call's ids it has been fed.
         if isinstance(past_key_values, Memory):
             repeats = input_ids.shape[0] // past_key_values.batch_size
             if repeats > 1:  # beams, or several return sequences

@@ -12,9 +12,15 @@ from torch import Tensor
 
 from .segments import Grid
 
-# What transformers and peft hand to the forward of any causal LM. Positions are counted anew in every segment and token
-# types do not exist here, so these carry nothing.
-_CARRY_NOTHING = {"num_items_in_batch", "position_ids", "cache_position", "token_type_ids", "is_first_iteration"}
+# What transformers and peft hand to the forward of any causal LM. Positions are counted anew in every segment
+# and token types do not exist here, so these carry nothing.
+_CARRY_NOTHING = {
+    "num_items_in_batch",
+    "position_ids",
+    "cache_position",
+    "token_type_ids",
+    "is_first_iteration",
+}
 # Asking for these is refused; saying no to them is not.
 _NOT_RETURNED = {"output_attentions", "output_hidden_states", "output_router_logits"}
 
@@ -40,7 +46,8 @@ def as_ids(ids: Any, device) -> Tensor:
             ids = torch.as_tensor(ids)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"input_ids must be token ids, [tokens] or [batch, tokens]; this {type(ids).__name__} is not: {error}"
+                f"input_ids must be token ids, [tokens] or [batch, tokens]; this {type(ids).__name__} is "
+                f"not: {error}"
             ) from error
     ids = ids.to(device)
     return check_ids(ids[None] if ids.dim() == 1 else ids)
@@ -50,7 +57,9 @@ def check_ids(ids: Any) -> Tensor:
     """`ids`, which must be an integer tensor [B, T] with at least one token."""
     if ids is not None and not isinstance(ids, Tensor):
         _refuse_text(ids)
-        raise ValueError(f"input_ids must be a tensor [batch, tokens] of token ids, not a {type(ids).__name__}")
+        raise ValueError(
+            f"input_ids must be a tensor [batch, tokens] of token ids, not a {type(ids).__name__}"
+        )
     if ids is None or ids.dim() != 2 or 0 in ids.shape:
         shape = None if ids is None else tuple(ids.shape)
         raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {shape}")
@@ -79,7 +88,9 @@ def check_mask(mask: Tensor | None, ids: Tensor) -> Tensor | None:
     return mask[:, -width:].bool()
 
 
-def check_training(ids: Tensor, labels: Tensor | None, targets: Tensor | None, bptt_depth: int | None) -> None:
+def check_training(
+    ids: Tensor, labels: Tensor | None, targets: Tensor | None, bptt_depth: int | None
+) -> None:
     """The arguments of `forward` that only training uses."""
     if labels is not None and labels.shape != ids.shape:
         raise ValueError(f"labels are {tuple(labels.shape)} and input_ids {tuple(ids.shape)}; they align")

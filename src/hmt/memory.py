@@ -110,14 +110,15 @@ class Memory(Cache):
 
     def __repr__(self) -> str:
         return (
-            f"Memory({self.origin.system}, streams={self.batch_size}, segments={self.segments_read.tolist()}, "
+            f"Memory({self.origin.system}, streams={self.batch_size}, "
+            f"segments={self.segments_read.tolist()}, "
             f"tokens={self.tokens_read.tolist()}, {self.nbytes:,} bytes)"
         )
 
-    # -- copies and rows --------------------------------------------------------------------------------------
+    # -- copies and rows ----------------------------------------------------------------------------------
 
     def copy(self) -> Memory:
-        """An independent memory of the same streams. Tensors are shared, since none is ever written in place."""
+        """An independent memory of the same streams. Tensors are shared: none is ever written in place."""
         return Memory(self.state, self.open_ids, self.open_lengths, self.origin)
 
     def detach(self) -> Memory:
@@ -146,7 +147,7 @@ class Memory(Cache):
             memories[0].origin,
         )
 
-    # -- the Cache contract -------------------------------------------------------------------------------------
+    # -- the Cache contract -------------------------------------------------------------------------------
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return int(self.tokens_read.max())
@@ -170,7 +171,9 @@ class Memory(Cache):
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove:
-            raise ValueError("tokens cannot be taken out of a memory; keep a copy() from before they were read")
+            raise ValueError(
+                "tokens cannot be taken out of a memory; keep a copy() from before they were read"
+            )
 
     @property
     def is_croppable(self) -> bool:
@@ -180,13 +183,13 @@ class Memory(Cache):
     def is_compileable(self) -> bool:
         return False
 
-    # -- the file -------------------------------------------------------------------------------------------------
+    # -- the file -----------------------------------------------------------------------------------------
 
     def save(self, path) -> None:
         """Write one safetensors file. The old file survives a full disk or a kill: write, then rename.
 
-        `path` is local or any URL that fsspec knows (`s3://...`). ValueError when the model was trained after it read
-        this: a file must belong to the weights it names.
+        `path` is local or any URL that fsspec knows (`s3://...`). ValueError when the model was trained after
+        it read this: a file must belong to the weights it names.
         """
         tensors = {f"state.{name}": value for name, value in self.state.tensors.items()}
         tensors |= {"open.ids": self.open_ids, "open.lengths": self.open_lengths}
@@ -226,5 +229,7 @@ class Memory(Cache):
             memory = cls(MemoryState(state), tensors["open.ids"], tensors["open.lengths"], origin)
             memory.info()
         except (KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is a damaged memory file: {error!r} is missing or unreadable") from error
+            raise ValueError(
+                f"{path} is a damaged memory file: {error!r} is missing or unreadable"
+            ) from error
         return memory if model is None else model.adopt(memory, path)

@@ -1,8 +1,8 @@
-"""SegmentMemoryModel: reading, training and generating over text of any length, written once for every system.
+"""SegmentMemoryModel: reading, training and generating over any length, written once for every system.
 
 A system is a pure recurrence over segments. It says what stands around the new tokens of a segment (`frame`)
-and what the segment leaves behind (`absorb`); this driver cuts the text, runs the backbone, shifts labels, sums the
-loss over tokens, truncates gradients, replays, and keeps the open segment.
+and what the segment leaves behind (`absorb`); this driver cuts the text, runs the backbone, shifts labels,
+sums the loss over tokens, truncates gradients, replays, and keeps the open segment.
 """
 
 from __future__ import annotations
@@ -17,31 +17,22 @@ from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 from transformers import initialization as init
 
 from . import backbone as bb
+from . import inputs
 from .config import MemoryConfig
 from .decode import append_token, can_append
 from .frame import Frame, assemble, read_out
 from .generation import MemoryGenerationMixin
-from .inputs import (
-    as_ids,
-    check_ids,
-    check_keywords,
-    check_mask,
-    check_rows,
-    check_training,
-    check_vocabulary,
-    kept_columns,
-)
 from .memory import Memory
 from .origin import LiveOrigin, check_same
 from .outputs import MemoryOutput, StepOutput
 from .recall_loss import in_batch, own_bank
-from .saving import CheckpointModel
 from .segments import Grid, make_grid, shift_labels
 from .state import MemoryState
+from .wrapper import BackboneWrapper
 
 
-class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
-    """Base of all systems. A subclass defines `initial_state`, `prepare`, `frame` and `absorb`, nothing else."""
+class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
+    """Base of all systems. A subclass defines `initial_state`, `prepare`, `frame` and `absorb`."""
 
     config_class = MemoryConfig
     config: Any
@@ -62,16 +53,16 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
     def __init__(self, config: MemoryConfig, backbone: PreTrainedModel | None = None):
         if config.memory_scale == "embedding":
             if backbone is None:
-                raise ValueError('memory_scale="embedding" is measured on a backbone: build with from_backbone')
+                raise ValueError('memory_scale="embedding" is measured: build with from_backbone')
             config.memory_scale = bb.input_scale(backbone)
         super().__init__(config)
         if backbone is None:
             backbone = AutoModelForCausalLM.from_config(config.text_config)
             bb.check_backbone(backbone)
         else:
-            for part in (*backbone.modules(), *backbone.parameters()):
-                setattr(part, "_is_hf_initialized", True)  # noqa: B010 - no attribute of either class
-            # post_init must not initialise trained weights again
+            parts: list[Any] = [*backbone.modules(), *backbone.parameters()]
+            for part in parts:
+                part._is_hf_initialized = True  # post_init must not initialise trained weights again
         self.backbone = backbone
         self.add_modules(bb.embedding_table(backbone).embedding_dim)
         self.post_init()
@@ -80,6 +71,11 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
 
     def add_modules(self, width: int) -> None:
         """Create the system's own modules; `width` is d, the width of embeddings and memory vectors."""
+
+    def _init_weights(self, module) -> None:
+        """Systems with modules of other kinds extend this."""
+        if isinstance(module, bb.Vectors):
+            init.normal_(module.weight, 0.0, getattr(self.config.text_config, "initializer_range", 0.02))
 
     def initial_state(self, batch_size: int) -> MemoryState:
         """The state of streams that have read nothing."""
@@ -106,90 +102,18 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
         raise NotImplementedError  # pragma: no cover - abstract
 
     def settled(self, open_lengths: Tensor) -> Tensor:
-        """bool [B]: True where one more token cannot change the frame of the open segment (its KV may be kept)."""
+        """bool [B]: True where one more token cannot change the frame of the open segment: its KV is kept."""
         return torch.ones_like(open_lengths, dtype=torch.bool)
 
     def slot_segments(self, segments: Tensor) -> Tensor | None:
-        """Which segment each recall slot holds after `segments` (int64 [B]) were read: int64 [B, N], -1 if empty."""
+        """The segment in each recall slot after `segments` (int64 [B]) were read: int64 [B, N], -1: none."""
         return None
 
     def recall_scores(self, queries: Tensor, state: MemoryState) -> Tensor:
         """Scores [B, S, B, N] of queries [B, S, d] of every stream against the bank of every stream."""
         raise NotImplementedError  # pragma: no cover - only systems that recall are asked
 
-    # -- construction -----------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_backbone(cls, source, *, backbone_kwargs: dict | None = None, **fields):
-        """Give a causal LM a (still untrained) memory.
-
-        Args:
-            source: hub id, folder, or a loaded `PreTrainedModel` (which is wrapped, not copied).
-            backbone_kwargs: passed to `AutoModelForCausalLM.from_pretrained` (dtype, device_map, revision, ...).
-            fields: fields of the system's config, such as `segment_length`.
-        """
-        backbone = bb.load_backbone(source, **(backbone_kwargs or {}))
-        bb.check_head(backbone)
-        name = backbone.name_or_path or (str(source) if not isinstance(source, PreTrainedModel) else "")
-        fields.setdefault("base_model_name_or_path", name or None)
-        fields.setdefault("base_model_revision", (backbone_kwargs or {}).get("revision"))
-        config = cls.config_class(text_config=backbone.config, **fields)
-        model = cls(config, backbone=backbone)
-        model.match_backbone()
-        model.start_vectors(bb.embedding_table(backbone).weight)
-        model.generation_config = backbone.generation_config
-        model.config.dtype = backbone.dtype
-        model.training = backbone.training  # the backbone's own modules keep their modes
-        for module in model.memory_modules().values():
-            module.train(backbone.training)
-        bb.check_length(backbone, config.segment_length, model.positions_around())
-        return model
-
-    def match_backbone(self) -> None:
-        """Bring the system's own modules to the device and precision of the embeddings."""
-        like = bb.embedding_table(self.backbone).weight
-        for module in self.memory_modules().values():
-            module.to(device=like.device, dtype=like.dtype if like.is_floating_point() else None)
-
-    @torch.no_grad()
-    def start_vectors(self, embeddings: Tensor) -> None:
-        """Start learned vectors at the scale of the token embeddings, so that they are ordinary inputs at first."""
-        std = embeddings.float().std().item()
-        for module in self.modules():
-            if isinstance(module, bb.Vectors):
-                module.weight.normal_(0.0, std)
-
-    @torch.no_grad()
-    def positions_around(self) -> int:
-        """Positions that a frame takes beside the new tokens: memory vectors and sensory tokens."""
-        memory = self.new_memory(1)
-        with bb.evaluating(self):
-            prepared = self.prepare_one(memory.open_ids[:, :1], memory.open_lengths + 1)
-            frame = self.frame(memory.state, prepared)
-        return frame.prefix.shape[1] + frame.sensory.shape[1] + frame.suffix.shape[1]
-
-    def memory_modules(self) -> dict[str, torch.nn.Module]:
-        """The modules that the system adds to the backbone."""
-        return {name: module for name, module in self.named_children() if name != "backbone"}
-
-    def _init_weights(self, module) -> None:
-        """Systems with modules of other kinds extend this."""
-        if isinstance(module, bb.Vectors):
-            init.normal_(module.weight, 0.0, getattr(self.config.text_config, "initializer_range", 0.02))
-
-    def get_input_embeddings(self):
-        return self.backbone.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.backbone.set_input_embeddings(value)
-
-    def get_output_embeddings(self):
-        return self.backbone.get_output_embeddings()
-
-    def set_output_embeddings(self, value):
-        self.backbone.set_output_embeddings(value)
-
-    # -- one segment ------------------------------------------------------------------------------------------
+    # -- one segment --------------------------------------------------------------------------------------
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings [..., d], by calling the module: families that scale do it there."""
@@ -199,7 +123,11 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
         return bb.last_hidden(self.backbone, embeddings)[0]
 
     def step(
-        self, segment: Tensor, state: MemoryState, lengths: Tensor | None = None, prepared: Tensor | None = None
+        self,
+        segment: Tensor,
+        state: MemoryState,
+        lengths: Tensor | None = None,
+        prepared: Tensor | None = None,
     ) -> StepOutput:
         """Read one segment. Pure: nothing but the return value changes.
 
@@ -219,6 +147,17 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
         if segment.shape[1] == full_length:
             state = self.absorb(state, outputs, segment, lengths == full_length, prepared)
         return StepOutput(hidden, state, frame.recall, frame.query)
+
+    @torch.no_grad()
+    def positions_around(self) -> int:
+        """Positions that a frame takes beside the new tokens; 0 where `step` is replaced: no frame then."""
+        if type(self).step is not SegmentMemoryModel.step:
+            return 0
+        memory = self.new_memory(1)
+        with bb.evaluating(self):
+            prepared = self.prepare_one(memory.open_ids[:, :1], memory.open_lengths + 1)
+            frame = self.frame(memory.state, prepared)
+        return frame.prefix.shape[1] + frame.sensory.shape[1] + frame.suffix.shape[1]
 
     def prepare_one(self, segment: Tensor, lengths: Tensor) -> Tensor | None:
         prepared = self.prepare(segment[:, None], lengths[:, None])
@@ -260,7 +199,7 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
         prepared = call(self.prepare, ids, lengths)
         return [None] * len(parts) if prepared is None else list(prepared.unbind(1))
 
-    # -- any length -----------------------------------------------------------------------------------------------
+    # -- any length ---------------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -284,28 +223,33 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
 
         Args:
             input_ids: int64 [B, T], only tokens the memory has not seen.
-            attention_mask: [B, T] (or longer: the last T columns count), 0 at padding, which may stand anywhere.
-            labels: int64 [B, T] aligned with `input_ids`, -100 where not scored. The loss is the sum over all scored
-                tokens of all segments divided by their number (`num_items_in_batch`, if the Trainer passes it).
+            attention_mask: [B, T] (or longer: the last T columns count), 0 at padding, which may stand
+                anywhere.
+            labels: int64 [B, T] aligned with `input_ids`, -100 where not scored. The loss is the sum over all
+                scored tokens of all segments divided by their number (`num_items_in_batch`, if the Trainer
+                passes it).
             past_key_values: a `Memory`; None starts new streams.
             use_cache: return a `Memory` (default: yes, unless training or scoring labels without one).
-            logits_to_keep: as in transformers: 0 or None all, n the last n columns, or a 1-D index tensor. When
-                training with labels and this is None, no logits are returned (they would not fit for long samples).
-            recall_targets: int64 [B, S], for each segment of the call the (absolute) segment its recall should
-                point at, -100 for none.
+            logits_to_keep: as in transformers: 0 or None all, n the last n columns, or a 1-D index tensor.
+                When training with labels and this is None, no logits are returned (they would not fit for
+                long samples).
+            recall_targets: int64 [B, S], for each segment of the call the (absolute) segment its recall
+                should point at, -100 for none.
             recall_loss_weight: weight of the recall loss in `loss`.
-            recall_negatives: let the memory embeddings of the other streams of the batch join the recall loss as wrong
-                answers, so that recall learns to be sharp among many segments from samples of few.
+            recall_negatives: let the memory embeddings of the other streams of the batch join the recall loss
+                as wrong answers, so that recall learns to be sharp among many segments from samples of few.
             bptt_depth, replay: see `run`.
             output_recall: return recall weights.
         Returns a `MemoryOutput`. At a masked column the logits are those of the last real token before it.
         """
         if inputs_embeds is not None:
-            raise ValueError("pass input_ids: sensory memory keeps raw tokens, so inputs_embeds cannot be read")
-        check_keywords(kwargs, self.forward)
-        input_ids = check_ids(input_ids)
-        mask = check_mask(attention_mask, input_ids)
-        check_training(input_ids, labels, recall_targets, bptt_depth)
+            raise ValueError(
+                "pass input_ids: sensory memory keeps raw tokens, so inputs_embeds cannot be read"
+            )
+        inputs.check_keywords(kwargs, self.forward)
+        input_ids = inputs.check_ids(input_ids)
+        mask = inputs.check_mask(attention_mask, input_ids)
+        inputs.check_training(input_ids, labels, recall_targets, bptt_depth)
         batch, width = input_ids.shape
         given = past_key_values is not None
         memory = self.memory_for(past_key_values, batch)
@@ -313,11 +257,10 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
             use_cache = given or not (self.training or labels is not None)
         if use_cache and can_append(self, memory, input_ids, mask) and labels is None and not output_recall:
             if input_ids.device.type == "cpu":  # elsewhere it would wait for the device at every token
-                check_vocabulary(input_ids, self.config.vocab_size)
+                inputs.check_vocabulary(input_ids, self.config.vocab_size)
             hidden = append_token(self, memory, input_ids)
             memory.columns_fed += width
-            logits = bb.head(self.backbone, hidden)
-            return self._output(return_dict, logits=logits, past_key_values=memory)
+            return self._output(return_dict, logits=bb.head(self.backbone, hidden), past_key_values=memory)
 
         grid = self._grid(input_ids, mask, memory, fresh=not given)
         targets = None if labels is None else shift_labels(grid, labels, mask)
@@ -325,7 +268,7 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
         if targets is not None and count is None:
             count = (targets != -100).sum().clamp(min=1)
         unwanted = logits_to_keep is None and self.training and labels is not None
-        columns = None if unwanted else kept_columns(logits_to_keep, width)
+        columns = None if unwanted else inputs.kept_columns(logits_to_keep, width)
 
         state, losses, kept, recalls, queries = memory.state, [], [], [], []
         for index, out in self.run(grid, state, bptt_depth=bptt_depth, replay=replay):
@@ -338,6 +281,7 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
                 kept.append(out.hidden)
             if out.recall is not None:
                 recalls.append(out.recall)
+            if out.query is not None:
                 queries.append(out.query)
 
         loss = torch.stack(losses).sum() if losses else None
@@ -351,14 +295,9 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
         recall = torch.stack(recalls, dim=1) if recalls else None
         recall_loss = None
         if recall_targets is not None and recall is not None:
-            now = memory.state.segments[:, None] + torch.arange(recall.shape[1], device=recall.device)
-            if recall_negatives:
-                scores = self.recall_scores(torch.stack(queries, dim=1), state)
-                held = self.slot_segments(state.segments)
-                recall_loss = in_batch(scores, recall_targets, held, now, grid.lengths, grid.segment_length)
-            else:
-                held = self.slot_segments(now.flatten()).view(*now.shape, -1)
-                recall_loss = own_bank(recall, recall_targets, held, grid.lengths, grid.segment_length)
+            recall_loss = self._recall_loss(
+                recall, queries if recall_negatives else None, recall_targets, memory.state, state, grid
+            )
             if loss is not None and recall_loss_weight:
                 loss = loss + recall_loss_weight * recall_loss
         if use_cache:
@@ -391,8 +330,8 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
             progress: called as progress(tokens_done) after each segment.
         Returns a new `Memory`.
         """
-        input_ids = as_ids(input_ids, self.device)
-        mask = check_mask(attention_mask, input_ids)
+        input_ids = inputs.as_ids(input_ids, self.device)
+        mask = inputs.check_mask(attention_mask, input_ids)
         given = memory is not None
         memory = self.memory_for(memory, input_ids.shape[0]).copy()
         grid = self._grid(input_ids, mask, memory, fresh=not given)
@@ -408,11 +347,11 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
         self._advance(memory, state, grid, 0)
         return memory
 
-    # -- memories -----------------------------------------------------------------------------------------------
+    # -- memories -----------------------------------------------------------------------------------------
 
     def new_memory(self, batch_size: int) -> Memory:
         """The memory of streams that have read nothing."""
-        device = self.get_input_embeddings().weight.device
+        device = bb.embedding_table(self.backbone).weight.device
         ids = torch.zeros(batch_size, self.config.segment_length, dtype=torch.long, device=device)
         lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         return Memory(self.initial_state(batch_size), ids, lengths, self.origin())
@@ -430,13 +369,13 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
         if want != have:
             raise ValueError(f"{source} is damaged: its tensors have shapes {have}, this model needs {want}")
         state = self.initial_state(1)
-        memory = memory.to(self.get_input_embeddings().weight.device)
+        memory = memory.to(bb.embedding_table(self.backbone).weight.device)
         memory.state = MemoryState({n: t.to(state[n].dtype) for n, t in memory.state.tensors.items()})
         memory.origin = mine
         return memory
 
     def memory_for(self, cache, batch: int) -> Memory:
-        """`cache` as a memory of this model with `batch` streams; a new one for None or an empty stock cache."""
+        """`cache` as this model's memory of `batch` streams; a new one for None or an empty stock cache."""
         if isinstance(cache, Memory):
             if cache.batch_size != batch:
                 raise ValueError(f"the memory holds {cache.batch_size} streams and the input {batch} rows")
@@ -449,9 +388,9 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
 
     def _grid(self, ids: Tensor, mask: Tensor | None, memory: Memory, fresh: bool) -> Grid:
         grid = make_grid(ids, mask, memory.open_ids, memory.open_lengths, self.config.segment_length)
-        check_vocabulary(grid.ids, self.config.vocab_size)
+        inputs.check_vocabulary(grid.ids, self.config.vocab_size)
         if fresh:
-            check_rows(grid)
+            inputs.check_rows(grid)
         return grid
 
     def _advance(self, memory: Memory, state: MemoryState, grid: Grid, columns: int) -> None:
@@ -460,7 +399,7 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
         memory.kv = None
         memory.columns_fed += columns
 
-    # -- pieces of forward --------------------------------------------------------------------------------------
+    # -- pieces of forward --------------------------------------------------------------------------------
 
     def _segment_loss(self, hidden: Tensor, goal: Tensor, count, replay: bool) -> Tensor:
         def score(hidden: Tensor) -> Tensor:
@@ -475,6 +414,24 @@ class SegmentMemoryModel(CheckpointModel, MemoryGenerationMixin):
 
         # with replay the logits of a segment are recomputed too: they are the largest tensor of a step
         return (checkpointed if replay and torch.is_grad_enabled() else plainly)(score, hidden)
+
+    def _recall_loss(
+        self,
+        recall: Tensor,
+        queries: list[Tensor] | None,
+        targets: Tensor,
+        before: MemoryState,
+        after: MemoryState,
+        grid: Grid,
+    ) -> Tensor:
+        """queries: for a loss over the banks of the whole batch; None for one over each stream's own."""
+        now = before.segments[:, None] + torch.arange(recall.shape[1], device=recall.device)
+        held = self.slot_segments(now.flatten() if queries is None else after.segments)
+        assert held is not None  # a system that recalls knows what its slots hold
+        if queries is None:
+            return own_bank(recall, targets, held.view(*now.shape, -1), grid.lengths, grid.segment_length)
+        scores = self.recall_scores(torch.stack(queries, dim=1), after)
+        return in_batch(scores, targets, held, now, grid.lengths, grid.segment_length)
 
     @staticmethod
     def _output(return_dict: bool | None, **fields) -> MemoryOutput | tuple:

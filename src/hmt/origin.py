@@ -48,7 +48,8 @@ class LiveOrigin:
         """ValueError when the model has been trained since."""
         if self.outdated:
             raise ValueError(
-                "the model was trained (or loaded other weights) after this memory was read, and no model has the "
+                "the model was trained (or loaded other weights) after this memory was read, and no model "
+                "has the "
                 "weights it belongs to; read the text again"
             )
         return fingerprint(self.owner)
@@ -80,19 +81,20 @@ def check_same(theirs: Origin | LiveOrigin, mine: LiveOrigin, source) -> None:
     if theirs.fingerprint != mine.fingerprint:
         raise ValueError(
             f"{source} was made by a model with other weights or another architecture "
-            f"({theirs.model or 'unnamed'}); a memory only means something to the model that wrote it, so read the "
+            f"({theirs.model or 'unnamed'}); a memory only means something to the model that wrote it, so "
+            "read the "
             "text again with this one"
         )
 
 
 def weights_version(model: nn.Module) -> tuple[int, int]:
-    """Changes whenever a parameter is written to, added or removed. Reads no values, so it waits for no device."""
+    """Changes whenever a parameter is written to, added or removed. Waits for no device."""
     versions = [p._version for p in model.parameters() if not p.is_inference()]
     return len(versions), sum(versions)
 
 
 def _count_step(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
-    """Fused optimizers (the Trainer's default) write to parameters without counting it; this counts every step."""
+    """Fused optimizers (the Trainer's default) write to parameters without counting it: count every step."""
     for group in optimizer.param_groups:
         torch.autograd.graph.increment_version([p for p in group["params"] if p.grad is not None])
 

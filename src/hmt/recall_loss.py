@@ -1,4 +1,4 @@
-"""The recall loss: cross-entropy of the recall weights against the segment known, or guessed, to hold what is needed."""
+"""The recall loss: cross-entropy of the recall weights against the segment that holds what is needed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def own_bank(log_weights: Tensor, targets: Tensor, held: Tensor, lengths: Tensor, segment_length: int) -> Tensor:
+def own_bank(
+    log_weights: Tensor, targets: Tensor, held: Tensor, lengths: Tensor, segment_length: int
+) -> Tensor:
     """Mean of -log weight of the slot that holds the target; 0 where no target is in its bank.
 
     Args:
@@ -25,12 +27,14 @@ def in_batch(
 ) -> Tensor:
     """The same, with the memory embeddings of the other streams as further wrong answers.
 
-    A recall that is only trained to find a segment among a few stays too soft to find it among many. The other streams
-    of a batch have made embeddings of the same kind, and scoring them costs nothing beside the backbone.
+    A recall that is only trained to find a segment among a few stays too soft to find it among many. The
+    other streams of a batch have made embeddings of the same kind, and scoring them costs nothing beside the
+    backbone.
 
     Args:
         scores: [B, S, B, N], queries of every stream against the bank of every stream after the call.
-        held: int64 [B, N], the segments in those banks, -1 if empty. now: int64 [B, S], the segment being read.
+        held: int64 [B, N], the segments in those banks, -1 if empty. now: int64 [B, S], the segment being
+            read.
     """
     batch = scores.shape[0]
     targets = targets[:, : scores.shape[1]]
@@ -40,7 +44,9 @@ def in_batch(
     allowed = (held >= 0)[None, None] & (past | ~own)
     asked = _askable(targets, lengths, segment_length)[..., None]
     hit = own & allowed & asked & (held[None, None] == targets[:, :, None, None])
-    log_weights = scores.float().masked_fill(~allowed, torch.finfo(torch.float32).min).flatten(2).log_softmax(-1)
+    log_weights = (
+        scores.float().masked_fill(~allowed, torch.finfo(torch.float32).min).flatten(2).log_softmax(-1)
+    )
     hit = hit.flatten(2)
     return _mean_loss(torch.where(hit, log_weights, 0.0).sum(-1), hit.any(-1))
 

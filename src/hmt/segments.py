@@ -1,8 +1,8 @@
 """Cutting padded rows of tokens into segments, and finding the way back.
 
-A row is one stream. Its padding (anywhere) is dropped, the tokens of its open segment are put in front, and the
-result is cut into segments of L. So the segmentation of a stream never depends on padding, on its neighbours
-in the batch or on how the text was cut into calls.
+A row is one stream. Its padding (anywhere) is dropped, the tokens of its open segment are put in front, and
+the result is cut into segments of L. So the segmentation of a stream never depends on padding, on its
+neighbours in the batch or on how the text was cut into calls.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def make_grid(
 def shift_labels(grid: Grid, labels: Tensor, mask: Tensor | None) -> Tensor:
     """For every position of the grid, the label of the *next* token of its row, -100 where there is none.
 
-    `labels` [B, T] is aligned with the caller's ids, as everywhere in transformers. The first new token of a call
-    has no predecessor in it and is not scored. Returns int64 [B, S*L].
+    `labels` [B, T] is aligned with the caller's ids, as everywhere in transformers. The first new token of a
+    call has no predecessor in it and is not scored. Returns int64 [B, S*L].
     """
     mask = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
     flat = labels.new_full((labels.shape[0], grid.ids.shape[1] + 1), -100)

@@ -50,7 +50,7 @@ class MemoryState:
         return self.map(lambda tensor: tensor.to(device))
 
     def updated(self, active: Tensor, **new: Tensor) -> MemoryState:
-        """A copy in which the rows where `active` (bool [B]) take the tensors in `new`; the others keep theirs."""
+        """A copy in which the rows where `active` (bool [B]) take those in `new`; the others keep theirs."""
         tensors = dict(self.tensors)
         for name, value in new.items():
             old = tensors[name]

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from hmt import Memory, load_model
 from hmt.cli import read
-from hmt.cli.progress import TokenProgress, peak_memory
+from hmt.cli.progress import TokenProgress
+from hmt.peak import peak_memory
 
 from .models import TEXT, make_tokenizer
 

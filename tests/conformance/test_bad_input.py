@@ -46,6 +46,17 @@ INPUTS = {
     "filled stock cache": (lambda: MODEL(IDS, past_key_values=filled_cache()), "not a filled DynamicCache"),
     "a file name": (lambda: MODEL(IDS, past_key_values="text.hmt"), "not a str"),
     "other streams": (lambda: MODEL(TWO, past_key_values=MODEL.read(IDS)), "1 streams and the input 2 rows"),
+    "a dict": (lambda: MODEL({"input_ids": IDS}), "pass its `input_ids`"),
+    "one token outside": (
+        lambda: MODEL(torch.tensor([[97]]), past_key_values=MODEL.read(IDS)),
+        "token id 97 is outside the vocabulary",
+    ),
+    "attentions": (lambda: MODEL(IDS, output_attentions=True), "returns no attentions"),
+    "read None": (lambda: MODEL.read(None), "token ids"),
+    "read text": (lambda: MODEL.read("a text"), "tokenise it first"),
+    "read texts": (lambda: MODEL.read(["a text", "another"]), "tokenise it first"),
+    "read a dict": (lambda: MODEL.read({"input_ids": IDS}), "pass its `input_ids`"),
+    "read ragged rows": (lambda: MODEL.read([[1, 2], [3]]), "this list is not"),
     "read nothing": (lambda: MODEL.read([]), "at least one token"),
     "read nothing more": (lambda: MODEL.read([], memory=MODEL.read(IDS)), "at least one token"),
     "read not integers": (lambda: MODEL.read([1.5, 2.0]), "integers"),
@@ -54,6 +65,9 @@ INPUTS = {
     "read other streams": (lambda: MODEL.read(TWO, memory=MODEL.read(IDS)), "1 streams and the input 2 rows"),
     "read stock cache": (lambda: MODEL.read(IDS, memory=filled_cache()), "not a filled DynamicCache"),
     "generate from nothing": (lambda: MODEL.generate(), "at least one prompt token"),
+    "generate from a list": (lambda: MODEL.generate([1, 2]), "must be a tensor .* not a list"),
+    "generate from text": (lambda: MODEL.generate("a text"), "tokenise it first"),
+    "generate from one dimension": (lambda: MODEL.generate(IDS[0]), "batch, tokens"),
     "generate from empty": (lambda: MODEL.generate(IDS[:, :0]), "at least one prompt token"),
     "generate from padding": (lambda: MODEL.generate(TWO, attention_mask=EMPTY_ROW), "all padding"),
     "generate id too large": (lambda: MODEL.generate(torch.tensor([[97]]), max_new_tokens=1), "vocabulary"),
@@ -75,6 +89,16 @@ def test_input(case):
     call, message = INPUTS[case]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_unknown_keywords_are_refused():
+    with pytest.raises(TypeError, match="no keyword 'label'; did you mean 'labels'"):
+        MODEL(IDS, label=IDS)
+    with pytest.raises(TypeError, match="no keyword 'cu_seq_lens_q'"):  # packed rows would be read as one
+        MODEL(IDS, cu_seq_lens_q=torch.tensor([0, 2, 5]))
+    with torch.no_grad():  # what transformers and peft pass along
+        passed = {"position_ids": torch.arange(5)[None], "token_type_ids": None, "output_attentions": False}
+        assert torch.equal(MODEL(IDS, **passed).logits, MODEL(IDS).logits)
 
 
 def test_padding_may_hold_any_id():
@@ -103,6 +127,8 @@ FIELDS = {
         {"recall_query": "segment"},
         "RMTConfig has no field 'recall_query'",
     ),
+    "memory_scale 0": (HMTForCausalLM, {"memory_scale": 0}, "above 0"),
+    "memory_scale nan": (HMTForCausalLM, {"memory_scale": float("nan")}, "above 0"),
     "backbone_kwargs": (HMTForCausalLM, {"backbone_kwargs": {"dtype": "auto"}}, "loaded by name"),
 }
 
@@ -126,19 +152,35 @@ def test_field(case):
     ],
 )
 def test_mistyped_field(name, value):
-    """transformers' strict configs have an error class of their own; it names the field and the types."""
-    with pytest.raises(StrictDataclassFieldValidationError, match=f"'{name}' expected"):
-        HMTForCausalLM.from_backbone(MODEL.backbone, **{name: value})
-    with pytest.raises(StrictDataclassFieldValidationError, match=f"'{name}' expected"):
-        setattr(HMTConfig(), name, value)
+    """Names the field and the types, and is caught by whoever catches transformers' own error too."""
+    for call in (
+        lambda: HMTForCausalLM.from_backbone(MODEL.backbone, **{name: value}),
+        lambda: HMTConfig(**{name: value}),
+        lambda: setattr(HMTConfig(), name, value),
+    ):
+        with pytest.raises(ValueError, match=f"'{name}' expected") as caught:
+            call()
+        assert isinstance(caught.value, StrictDataclassFieldValidationError)
 
 
 @pytest.mark.parametrize(
     "cls,name", [(RMTForCausalLM, "num_memory_tokens"), (WindowForCausalLM, "window_length")]
 )
 def test_mistyped_field_of_other_systems(cls, name):
-    with pytest.raises(StrictDataclassFieldValidationError, match=f"'{name}' expected int, got str"):
+    with pytest.raises(ValueError, match=f"'{name}' expected int, got str"):
         cls.from_backbone(MODEL.backbone, **{name: "1"})
+
+
+def test_memory_scale():
+    assert HMTConfig(memory_scale=1).memory_scale == 1
+    config = HMTConfig(text_config=MODEL.backbone.config, segment_length=L, memory_scale="embedding")
+    with pytest.raises(ValueError, match="measured: build with from_backbone"):
+        HMTForCausalLM(config)
+    scale = HMTForCausalLM(config, backbone=tiny_backbone()).config.memory_scale
+    assert isinstance(scale, float) and 0 < scale < 10
+    assert (
+        HMTForCausalLM.from_backbone(tiny_backbone(), memory_scale="embedding").config.memory_scale == scale
+    )
 
 
 class WithoutEmbeddings(LlamaForCausalLM):
@@ -173,6 +215,34 @@ def test_backbone(case):
     make, message = BACKBONES[case]
     with pytest.raises(ValueError, match=message):
         HMTForCausalLM.from_backbone(make(), segment_length=L)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+@pytest.mark.parametrize(
+    "cls,fields,around",
+    [
+        (HMTForCausalLM, {"sensory_length": 3}, 5),
+        (RMTForCausalLM, {"num_memory_tokens": 2}, 4),
+        (WindowForCausalLM, {"window_length": 7}, 7),
+    ],
+)
+def test_more_positions_than_were_learned(family, cls, fields, around):
+    backbone, fits = tiny_backbone(family), 128 - around
+    with pytest.raises(ValueError, match=f"learned 128 positions.*segment_length that fits is {fits}$"):
+        cls.from_backbone(backbone, segment_length=fits + 1, **fields)
+    model = cls.from_backbone(backbone, segment_length=fits, **fields)
+    with torch.no_grad():
+        assert model(random_ids(2 * fits + 1)[None]).logits.isfinite().all()
+    with pytest.raises(ValueError, match="keep fewer raw tokens"):
+        WindowForCausalLM.from_backbone(backbone, segment_length=1, window_length=128)
+
+
+@pytest.mark.parametrize("family,warned", [("llama", True), ("gpt_neox", True), ("bloom", False)])
+def test_more_positions_than_were_trained(family, warned, monkeypatch):
+    said = []
+    monkeypatch.setattr("hmt.backbone.logger.warning_once", said.append)
+    RMTForCausalLM.from_backbone(tiny_backbone(family), segment_length=127)
+    assert bool(said) == warned and all("129 positions" in text for text in said)
 
 
 def test_text_config_without_a_type():

@@ -1,7 +1,9 @@
 """A memory file continues bit for bit, is refused by any other model, and survives a failing disk."""
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from backbones import random_ids, tiny_backbone
 from safetensors.torch import save_file
 
 from hmt import HMTForCausalLM, Memory, RMTForCausalLM
+from hmt.fingerprint import fingerprint
 
 from .cases import SYSTEMS, J, L, build, pad, ragged, same_state, shared, wrap
 
@@ -89,6 +92,74 @@ def test_the_fingerprint_is_of_the_weights_that_wrote_it(model, tmp_path):
         trained.recall.key.weight.mul_(1.5)
     with pytest.raises(ValueError, match="other weights"):
         Memory.load(tmp_path / "before.hmt", model=trained)
+
+
+STEPS = {
+    "fused": {"fused": True},
+    "foreach": {"foreach": True},
+    "loop": {"foreach": False},
+}
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_memory_of_weights_that_are_gone_is_not_saved(kind, model, tmp_path):
+    trained = build("hmt-previous")
+    memory = trained.read(random_ids(2 * L))
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=0.1, **STEPS[kind])
+    trained(QUESTION[None], labels=QUESTION[None]).loss.backward()
+    optimizer.step()
+    for use in (
+        lambda: memory.save(tmp_path / "text.hmt"),
+        lambda: memory.copy().rows([0]).save(tmp_path / "text.hmt"),
+        lambda: Memory.cat([memory, memory]),
+        lambda: pickle.dumps(memory),
+        lambda: model.read(QUESTION, memory=memory),
+    ):
+        with pytest.raises(ValueError, match="trained .* after this memory was read"):
+            use()
+    assert memory.info()["fingerprint"] is None and "segments=[2]" in repr(memory)
+    assert not (tmp_path / "text.hmt").exists()
+    trained.read(QUESTION, memory=memory)  # a stream may be trained on as it is read
+    trained.read(random_ids(2 * L)).save(tmp_path / "text.hmt")
+    assert Memory.load(tmp_path / "text.hmt", model=trained).tokens_read.tolist() == [2 * L]
+
+
+def test_another_model_that_trains_does_not_matter(tmp_path):
+    model, other = build("hmt-previous"), torch.nn.Linear(2, 2)
+    memory = model.read(random_ids(L))
+    other(torch.ones(2)).sum().backward()
+    torch.optim.SGD(other.parameters(), lr=1.0).step()
+    model.train().eval().to(torch.float32)
+    memory.save(tmp_path / "text.hmt")
+
+
+def test_copies_do_not_carry_the_model(model):
+    memory = model.read(random_ids(L))
+    assert copy.deepcopy(memory).origin.owner is model
+    loaded = pickle.loads(pickle.dumps(memory))
+    assert torch.equal(ask(model, loaded), ask(model, memory)) and loaded.origin.system == "hmt"
+
+
+ARCHITECTURES = {
+    "rope": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}, False),
+    "softcap": ("gemma2", {"attn_logit_softcapping": 50.0}, False),
+    "window": ("gemma2", {"sliding_window": 4}, False),
+    "activation": ("llama", {"hidden_act": "gelu"}, False),
+    "tokens": ("llama", {"eos_token_id": 5, "pad_token_id": 1}, True),
+    "use": ("llama", {"use_cache": False, "attention_dropout": 0.1, "dtype": "float16"}, True),
+    "name": ("llama", {"architectures": ["Other"], "name_or_path": "elsewhere"}, True),
+}
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES)
+def test_the_fingerprint_covers_the_architecture(case):
+    """The same weights read differently are another model; the same model under another name is not."""
+    family, changes, same = ARCHITECTURES[case]
+    backbone = tiny_backbone(family)
+    before = fingerprint(wrap(HMTForCausalLM, backbone, segment_length=L))
+    for name, value in changes.items():
+        setattr(backbone.config, name, value)
+    assert (fingerprint(wrap(HMTForCausalLM, backbone, segment_length=L)) == before) == same
 
 
 OTHERS = {

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from backbones import FAMILIES, VOCAB, random_ids
+from backbones import FAMILIES, VOCAB, random_ids, tiny_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmt import Memory
+from hmt import HMTForCausalLM, Memory
 
 from .cases import CASES, SYSTEMS, J, L, close, pad, ragged, reference, same_state, segment_mode, shared
 
@@ -222,3 +222,16 @@ def test_read_reports_progress():
     seen = []
     shared("hmt-segment").read(random_ids(3 * L + 2), progress=seen.append)
     assert seen == [L, 2 * L, 3 * L]
+
+
+def test_modes_of_all_modules_are_kept():
+    """Building and reading need eval mode; what was in another one before is in it afterwards."""
+    backbone = tiny_backbone().train()
+    backbone.get_submodule("model.layers.0").eval()
+    modes = {name: module.training for name, module in backbone.named_modules()}
+    model = HMTForCausalLM.from_backbone(backbone, segment_length=L, sensory_length=2)
+    assert model.training and model.recall.training
+    model.recall.eval()
+    model.read(random_ids(3 * L))
+    assert {name: module.training for name, module in backbone.named_modules()} == modes
+    assert model.training and model.summary_prompt.training and not model.recall.training

@@ -9,24 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from hmt.evaluation.units import byte_text, plural
+from hmt.peak import peak_memory
 
 _DELAY = 1.0  # seconds before a bar appears
-
-
-def peak_memory(device: Any = None) -> int:
-    """Bytes: the most this process has held so far, on the GPU if `device` is a CUDA device, else in RAM."""
-    if device is not None and str(device).startswith("cuda"):
-        import torch
-
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager

@@ -177,7 +177,7 @@ def open_model(path: str, device: str | None = None) -> tuple[Any, Any]:
     """Model and tokenizer from a folder or hub id, on `device`. ValueError when there is no such thing."""
     import torch
 
-    from hmt import load_model
+    from hmt.systems import load_model, load_tokenizer
 
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -191,16 +191,4 @@ def open_model(path: str, device: str | None = None) -> tuple[Any, Any]:
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is no folder with a model, nor one on the hub: {reason}") from error
-    return model.to(place), open_tokenizer(path, model.config.base_model_name_or_path)
-
-
-def open_tokenizer(path: str, base: str | None) -> Any:
-    """The tokenizer saved beside the model, or else that of its backbone."""
-    from transformers import AutoTokenizer
-
-    for place in filter(None, (path, base)):
-        try:
-            return AutoTokenizer.from_pretrained(place)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    raise ValueError(f"{path} has no tokenizer; save the backbone's beside it with tokenizer.save_pretrained")
+    return model.to(place), load_tokenizer(path, model.config.base_model_name_or_path)

@@ -114,8 +114,9 @@ def command(
     """
     from transformers.utils import logging
 
+    from hmt.systems import load_tokenizer
     from hmt.training import TrainingStopped, paper_recipe, train
-    from hmt.training.start import load_text, open_for_training, open_tokenizer
+    from hmt.training.start import load_text, open_for_training
 
     recipe = paper_recipe(
         stage1_steps=stage1_steps,
@@ -151,7 +152,7 @@ def command(
         "summary_length": summary_length,
         "recall_query": recall_query,
     }
-    tokenizer = open_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     options = {"text_field": text_field, "encoding": encoding, "errors": errors}
     source = data[0] if len(data) == 1 else data
     documents = load_text(source, tokenizer, interleave, dilate, limit=limit, **options)

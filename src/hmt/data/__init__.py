@@ -12,8 +12,9 @@ nothing.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from hmt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hmt.data.cache import cache_directory as cache_directory
@@ -50,13 +51,4 @@ _MODULE_OF = {
     "tokenize_documents": "tokens",
 }
 __all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str):
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'hmt.data' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"hmt.data.{_MODULE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

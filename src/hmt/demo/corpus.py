@@ -26,7 +26,7 @@ class Corpus:
 
 
 def library_documents() -> list[tuple[str, str]]:
-    """Sources of the standard library, and the language reference that `help()` shows, one document per file."""
+    """Sources of the standard library, and the language reference that `help()` shows: one document each."""
     root = Path(sysconfig.get_paths()["stdlib"])
     documents = []
     for path in sorted(root.rglob("*.py")):
@@ -68,7 +68,8 @@ def make_corpus(
     Args:
         paths: the user's text; None means the interpreter's own.
         held_out: number of held-out documents, fewer where the corpus is small.
-        long_enough: characters a held-out document should have, so that a long history fits before its targets.
+        long_enough: characters a held-out document should have, so that a long history fits before its
+            targets.
     """
     documents = user_documents(paths) if paths else library_documents()
     if len(documents) < 2:

@@ -26,21 +26,26 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class Steps(TrainerCallback):
-    """Posts every optimizer step of a run of several stages."""
+    """Posts every optimizer step of several stages, with the loss or, now and then, what `probe` finds."""
 
-    def __init__(self, total: int, post: Post, what: str):
+    def __init__(self, total: int, post: Post, what: str, probe: Callable[[Any], float] | None = None):
         self.done, self.total, self.post, self.what, self.loss = 0, total, post, what, ""
+        self.probe = probe
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.probe is not None:
+            return
         value = (logs or {}).get("lm_loss", (logs or {}).get("loss"))
         self.loss = self.loss if value is None else f", loss {value:.2f}"
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args, state, control, model=None, **kwargs):
         self.done += 1
+        if self.probe is not None and self.done % 10 == 0:
+            self.loss = f", {self.probe(model):.0%} right"
         self.post(self.done, self.total, f"{self.what}{self.loss}")
 
 
-# -- the language model -----------------------------------------------------------------------------------------
+# -- the language model -----------------------------------------------------------------------------------
 
 
 def train_tokenizer(texts: list[str], vocabulary: int, folder: Path):
@@ -49,9 +54,7 @@ def train_tokenizer(texts: list[str], vocabulary: int, folder: Path):
     from transformers import PreTrainedTokenizerFast
 
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(
-        texts, vocab_size=vocabulary, special_tokens=[END_OF_TEXT], show_progress=False
-    )
+    bpe.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=[END_OF_TEXT], show_progress=False)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
     )
@@ -77,7 +80,9 @@ def pretrain(folder: str, corpus: str, settings: Settings, post: Post) -> dict[s
     ids = {part: tokenize(tokenizer, texts[part]) for part in texts}
     (out / "work" / "tokens.json").write_text(json.dumps({"ids": ids, "names": names}), encoding="utf-8")
 
-    stream = torch.tensor([token for document in ids["train"] for token in [*document, tokenizer.eos_token_id]])
+    stream = torch.tensor(
+        [token for document in ids["train"] for token in [*document, tokenizer.eos_token_id]]
+    )
     rows = stream[: len(stream) // text.context * text.context].view(-1, text.context)
     torch.manual_seed(settings.seed)
     config = LlamaConfig(
@@ -137,20 +142,24 @@ def text_model(system: str, backbone: Path, text: TextSettings, bank: int):
         return hmt.RMTForCausalLM.from_backbone(
             backbone, sensory_length=text.sensory, memory_scale="embedding", **common
         )
-    window = {"sensory": text.sensory, "alone": 0, "window": text.segment, "context": text.context - text.segment}
+    window = {"sensory": text.sensory, "alone": 0, "window": text.segment}
     return hmt.WindowForCausalLM.from_backbone(backbone, window_length=window[system], **common)
 
 
 def train_text(folder: str, system: str, settings: Settings, post: Post) -> dict[str, Any]:
-    """The two-stage recipe on the corpus; leaves `hmt/`, `rmt/` or `sensory/`."""
+    """The two-stage recipe on the corpus; leaves a folder of the system's name.
+
+    The baselines are trained as long as the memories: what the backbone learns from the additional text must
+    not be taken for memory.
+    """
     import datasets
 
     text, out = settings.text, Path(folder)
     documents = json.loads((out / "work" / "tokens.json").read_text(encoding="utf-8"))["ids"]["train"]
     torch.manual_seed(settings.seed)
-    # The bank of the training samples never holds more than their segments: a larger one would only be copied about.
+    # The bank of training samples never holds more than their segments; a larger one would be copied about.
     model = text_model(system, out / "backbone", text, bank=text.stage2_segments)
-    rates = {"learning_rate": text.rate, "lr_schedule": "cosine", "warmup_steps": 10}
+    rates: dict[str, Any] = {"learning_rate": text.rate, "lr_schedule": "cosine", "warmup_steps": 10}
     recipe = Recipe(
         stages=(
             Stage(
@@ -174,11 +183,10 @@ def score_text(folder: str, system: str, settings: Settings, post: Post) -> dict
     """Perplexity of one system on the held-out documents at growing history (a `HistoryResult` as a dict)."""
     text, out = settings.text, Path(folder)
     documents = json.loads((out / "work" / "tokens.json").read_text(encoding="utf-8"))["ids"]["held_out"]
-    trained = out / system
-    if trained.is_dir():
-        model = hmt.load_model(trained)
-    else:
-        model = text_model(system, out / "backbone", text, text.bank).eval()
+    # A longer window is the same backbone reading further back; it was pretrained on contexts of that length.
+    model = hmt.load_model(out / ("window" if system == "context" else system))
+    if system == "context":
+        model.config.window_length = text.context - text.segment
     longest = max(len(ids) for ids in documents) // text.segment - 1
     histories = [h for h in text.histories if h <= longest] or [0]
     result = history_perplexity(
@@ -194,7 +202,7 @@ def score_text(folder: str, system: str, settings: Settings, post: Post) -> dict
     return result.to_dict()
 
 
-# -- the hidden key-value task ------------------------------------------------------------------------------------
+# -- the hidden key-value task ----------------------------------------------------------------------------
 
 
 def recall_task(recall: RecallSettings) -> KeyValueTask:
@@ -204,8 +212,8 @@ def recall_task(recall: RecallSettings) -> KeyValueTask:
 def recall_model(system: str, settings: Settings):
     """A model of random weights for the key-value task.
 
-    The weights start larger than a Llama's usual 0.02: a memory vector enters the layers at size one, and updates that
-    are tiny beside it could never write anything into what comes out.
+    The weights start larger than a Llama's usual 0.02: a memory vector enters the layers at size one, and
+    updates that are tiny beside it could never write anything into what comes out.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -223,13 +231,13 @@ def recall_model(system: str, settings: Settings):
         tie_word_embeddings=False,
     )
     backbone = LlamaForCausalLM(config)
-    torch.nn.init.normal_(backbone.get_input_embeddings().weight)
+    torch.nn.init.normal_(backbone.model.embed_tokens.weight)
     common = {"segment_length": recall.segment, "sensory_length": recall.sensory}
     if system == "rmt":
         return hmt.RMTForCausalLM.from_backbone(backbone, **common)
     largest = max(segments for segments, _, _ in recall.curriculum)
     model = hmt.HMTForCausalLM.from_backbone(backbone, memory_size=largest, **common)
-    with torch.no_grad():  # sharper from the start, since training never sees as many segments as are asked over
+    with torch.no_grad():  # sharper from the start: training never sees as many segments as are asked over
         model.recall.query.weight.mul_(recall.recall_gain)
         model.recall.key.weight.mul_(recall.recall_gain)
     return model
@@ -263,8 +271,16 @@ def train_recall(folder: str, system: str, settings: Settings, post: Post) -> di
             task, stage.steps * (stage.batch_size or 1), stage.segments, seed=settings.seed + stage.segments
         )
 
+    def probe(model) -> float:
+        lengths = [min(8, max(recall.lengths))]
+        return recall_accuracy(model, task, lengths, samples=32, seed=settings.seed + 2000).accuracy(
+            lengths[0]
+        )
+
     run = out / "work" / f"recall-{system}"
-    train(model, None, samples, recipe, run, progress=False, callbacks=[Steps(total, post, "training")])
+    train(
+        model, None, samples, recipe, run, progress=False, callbacks=[Steps(total, post, "training", probe)]
+    )
     return _finish(model, out / f"recall-{system}", None, recall.bank)
 
 

@@ -16,7 +16,7 @@ class TextSettings:
     hidden: int = 128
     layers: int = 4
     context: int = 256
-    backbone_steps: int = 500
+    backbone_steps: int = 400
     backbone_batch: int = 8
     backbone_rate: float = 3e-3
     segment: int = 32
@@ -25,18 +25,18 @@ class TextSettings:
     stage1_steps: int = 60
     stage2_steps: int = 190
     stage2_segments: int = 16
-    batch: int = 8
+    batch: int = 4
     rate: float = 1e-3
     histories: tuple[int, ...] = (0, 1, 4, 16, 64)
-    targets_per_document: int = 8
+    targets_per_document: int = 16
 
 
 @dataclass(frozen=True)
 class RecallSettings:
     """The hidden key-value task. `curriculum`: (segments, batch, steps) one after another.
 
-    With two segments the bank holds one memory embedding, so there is nothing to choose: the model first learns to
-    write an answer into memory and to read it back. Choosing the right embedding comes after.
+    With two segments the bank holds one memory embedding, so there is nothing to choose: the model first
+    learns to write an answer into memory and to read it back. Choosing the right embedding comes after.
     """
 
     segment: int = 12
@@ -64,10 +64,9 @@ class Settings:
 def smoke(seed: int = 0) -> Settings:
     """A run of seconds that goes through everything and proves nothing."""
     text = TextSettings(
-        vocabulary=400, hidden=32, layers=1, context=64, backbone_steps=4, segment=16, sensory=4, stage1_steps=2,
-        stage2_steps=2, stage2_segments=3, batch=2, histories=(0, 1, 4), targets_per_document=2,
+        vocabulary=400, hidden=32, layers=1, context=64, backbone_steps=4, segment=16, sensory=4,
+        stage1_steps=2, stage2_steps=2, stage2_segments=3, batch=2, histories=(0, 1, 4),
+        targets_per_document=2,
     )  # fmt: skip
-    recall = RecallSettings(
-        hidden=32, curriculum=((2, 8, 2), (4, 4, 2)), lengths=(2, 4), samples=8
-    )
+    recall = RecallSettings(hidden=32, curriculum=((2, 8, 2), (4, 4, 2)), lengths=(2, 4), samples=8)
     return replace(Settings(), text=text, recall=recall, seed=seed)

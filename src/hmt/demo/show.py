@@ -86,7 +86,8 @@ class Display:
         elif kind == "backbone" and result.get("loss_end"):
             start, end = result["loss_start"], result["loss_end"]
             self.live.console.print(
-                f"language model: {result['parameters'] / 1e6:.1f} M parameters, loss {start:.2f} -> {end:.2f}"
+                f"language model: {result['parameters'] / 1e6:.1f} M parameters, "
+                f"loss {start:.2f} -> {end:.2f}"
             )
         elif job == "continue":
             self.results = result
@@ -105,7 +106,8 @@ class Display:
         """The end of the show: the document, its continuation and where everything is."""
         read = self.results
         self.console.print(
-            f"read {read['name']}: {read['tokens']:,} tokens into a memory file of {read['file_bytes']:,} bytes"
+            f"read {read['name']}: {read['tokens']:,} tokens "
+            f"into a memory file of {read['file_bytes']:,} bytes"
         )
         self.console.print(Panel(Text(read["continuation"].strip("\n")), title="continued in a new process"))
         self.console.print(f"report: [bold]{self.folder / 'report.html'}[/bold]")

@@ -14,8 +14,8 @@ SYSTEMS = {
     "rmt": "RMT",
     "sensory": "sensory tokens only",
     "alone": "backbone, one segment",
-    "window": "window, same compute",
-    "context": "window, full context",
+    "window": "window of one segment",
+    "context": "window of seven segments",
 }
 
 
@@ -40,11 +40,12 @@ def _text(result: HistoryResult) -> str:
         verdict = "not distinguishable"
     return (
         f"On held-out documents, after {longest} segments of history, the perplexity of HMT is "
-        f"{result.perplexity(hmt, longest):.2f}: {100 * gain:.1f}% below the backbone that sees one segment at a time "
-        f"({result.perplexity(alone, longest):.2f}). The sensory tokens alone, without any memory, account for "
-        f"{100 * local:.1f}%; against them HMT is {verdict} (95% interval of the difference in nats per token: "
-        f"{difference.low:+.4f} to {difference.high:+.4f}). All rows are scored on the same {result.tokens:,} tokens, none of "
-        "which was part of any input to its own prediction."
+        f"{result.perplexity(hmt, longest):.2f}: {100 * gain:.1f}% below the backbone that sees one "
+        f"segment at a time ({result.perplexity(alone, longest):.2f}). The sensory tokens alone, without any "
+        f"memory, account for {100 * local:.1f}%; against them HMT is {verdict} (95% interval of the "
+        f"difference in nats per token: {difference.low:+.4f} to {difference.high:+.4f}). All rows are "
+        f"scored on the same {result.tokens:,} tokens, none of which was part of any input to its own "
+        "prediction."
     )
 
 
@@ -54,16 +55,17 @@ def _recall(recall: dict[str, RecallResult], settings: Settings) -> str:
     shown = [n for n in hmt.segments if n >= trained] or hmt.segments[-1:]
     answers = ", ".join(f"{100 * hmt.accuracy(n):.0f}% over {n}" for n in shown)
     return (
-        f"A value hidden in one of many segments and asked for at the end: trained on at most {trained} segments, HMT "
-        f"answers {answers} segments. RMT, which squeezes everything into one vector, answers "
-        f"{100 * rmt.accuracy(shown[0]):.0f}% over {shown[0]} and {100 * rmt.accuracy(shown[-1]):.0f}% over {shown[-1]} "
-        f"(guessing: {100 * hmt.chance:.0f}%)."
+        f"A value hidden in one of many segments and asked for at the end: trained on at most {trained} "
+        f"segments, HMT answers {answers} segments. RMT, which squeezes everything into one vector, answers "
+        f"{100 * rmt.accuracy(shown[0]):.0f}% over {shown[0]} and {100 * rmt.accuracy(shown[-1]):.0f}% "
+        f"over {shown[-1]} (guessing: {100 * hmt.chance:.0f}%)."
     )
 
 
 def _read(read: dict[str, Any], settings: Settings) -> str:
     return (
-        f"The held-out document {read['name']} ({read['tokens']:,} tokens, {read['segments']:,} segments) was read into a "
-        f"memory file of {byte_text(read['file_bytes'])} and continued from that file by a new process. What it writes "
-        "looks like the text it was trained on and means little: this language model has been trained for a minute or two."
+        f"The held-out document {read['name']} ({read['tokens']:,} tokens, {read['segments']:,} segments) "
+        f"was read into a memory file of {byte_text(read['file_bytes'])} and continued from that file by a "
+        "new process. What it writes looks like the text it was trained on and means little: this language "
+        "model has been trained for a minute or two."
     )

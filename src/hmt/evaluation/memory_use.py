@@ -46,14 +46,12 @@ def measure_memory(model: SegmentMemoryModel, tokens: Sequence[int] = TOKENS) ->
         raise ValueError(f"tokens are lengths of 1 or more, got {list(tokens)}")
     memory = model.new_memory(1)
     width = model.dtype.itemsize
-    frame = model.frame(memory.state, model.prepare_one(memory.open_ids, memory.open_lengths + 1))
-    around = frame.prefix.shape[1] + frame.sensory.shape[1] + frame.suffix.shape[1]
     config = model.backbone.config.get_text_config()
     return MemoryUse(
         tokens=ordered,
         state=[memory.nbytes] * len(ordered),
         kv_cache=[kv_cache_bytes(config, length, width) for length in ordered],
-        open_segment=kv_cache_bytes(config, around + model.config.segment_length, width),
+        open_segment=kv_cache_bytes(config, model.positions_around() + model.config.segment_length, width),
     )
 
 

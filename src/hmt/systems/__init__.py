@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 # model_type -> (module, config class, model class)
 SYSTEMS = {
@@ -15,7 +16,7 @@ _registered = False
 
 
 def register() -> None:
-    """Tell transformers' Auto classes about every system, so that `AutoModelForCausalLM.from_pretrained` works."""
+    """Tell transformers' Auto classes about every system, for `AutoModelForCausalLM.from_pretrained`."""
     global _registered
     if _registered:
         return
@@ -40,3 +41,20 @@ def load_model(path, **kwargs):
             "train one on it with `hmt train`, or wrap it with HMTForCausalLM.from_backbone"
         )
     return AutoModelForCausalLM.from_pretrained(path, **kwargs).eval()
+
+
+def load_tokenizer(path, base: str | None = None):
+    """The tokenizer of a folder or hub id, or else of the backbone `base`; ValueError when there is none."""
+    from transformers import AutoTokenizer
+
+    if not Path(path).exists() and str(path).startswith((".", "/", "~")):
+        raise ValueError(f"there is no model folder {path}")
+    for place in filter(None, (path, base)):
+        try:
+            return AutoTokenizer.from_pretrained(place)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    raise ValueError(
+        f"{path} has no tokenizer that can be loaded; save the backbone's there with "
+        f"tokenizer.save_pretrained({str(path)!r})"
+    )

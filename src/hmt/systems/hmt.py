@@ -13,12 +13,11 @@ Without recall (training stage 1) P_n is the last memory embedding, as in RMT.
 from typing import Literal
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..backbone import Vectors
-from ..config import MemoryConfig
+from ..config import MemoryConfig, strict
 from ..frame import Frame, assemble, read_out, slide
 from ..model import SegmentMemoryModel
 from ..state import MemoryState
@@ -33,9 +32,10 @@ class HMTConfig(MemoryConfig):
         sensory_length: raw tokens of the previous segment that are read again [k].
         memory_size: memory embeddings kept, first in first out [N].
         recall_dim: width of W_q and W_k [d_h]; None means the width of the embeddings.
-        recall_query: where the query comes from: "segment" (head of the segment being read: the paper; its recall
-            prompt sees the first j tokens, so only positions >= j are scored fairly), "previous" (tail of the segment
-            before: strictly causal) or "memory" (the last memory embedding: causal, and no summary pass).
+        recall_query: where the query comes from: "segment" (head of the segment being read: the paper; its
+            recall prompt sees the first j tokens, so only positions >= j are scored fairly), "previous" (tail
+            of the segment before: strictly causal) or "memory" (the last memory embedding: causal, and no
+            summary pass).
         recall: False is training stage 1.
     """
 
@@ -55,6 +55,7 @@ class HMTConfig(MemoryConfig):
 
     def check(self) -> None:
         super().check()
+        assert self.summary_length is not None  # filled in by __post_init__
         if not 1 <= self.summary_length <= self.segment_length:
             raise ValueError(
                 f"summary_length must be between 1 and segment_length ({self.segment_length}), "
@@ -80,13 +81,16 @@ class Recall(nn.Module):
     def fold(self, summary: Tensor) -> Tensor:
         """S W_q W_k^T / sqrt(d_h), float32 [..., d]: its inner products with the bank are the scores.
 
-        (S W_q)(M W_k)^T = (S W_q W_k^T) M^T: the query is folded instead of projecting the bank, so no keys are
-        stored, and none are projected again at every segment.
+        (S W_q)(M W_k)^T = (S W_q W_k^T) M^T: the query is folded instead of projecting the bank, so no keys
+        are stored, and none are projected again at every segment.
         """
         return nn.functional.linear(self.query(summary), self.key.weight.t()).float() * self.scale
 
     def forward(self, folded: Tensor, bank: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
-        """Recall prompt [B, d] and log weights [B, N], for folded query [B, d], bank [B, N, d], filled bool [B, N]."""
+        """Recall prompt [B, d] and log weights [B, N].
+
+        folded: query [B, d]. bank: [B, N, d]. filled: bool [B, N].
+        """
         scores = torch.einsum("bd,bnd->bn", folded, bank.float())
         log_weights = scores.masked_fill(~filled, torch.finfo(scores.dtype).min).log_softmax(-1)
         log_weights = log_weights.masked_fill(~filled, torch.finfo(scores.dtype).min)
@@ -97,8 +101,8 @@ class Recall(nn.Module):
 class HMTForCausalLM(SegmentMemoryModel):
     """A backbone with sensory, short-term and long-term memory.
 
-    State: bank [B, N, d] (ring buffer), latest [B, d], query [B, d] (only `recall_query="previous"`), sensory ids
-    [B, k], segments [B].
+    State: bank [B, N, d] (ring buffer), latest [B, d], query [B, d] (only `recall_query="previous"`), sensory
+    ids [B, k], segments [B].
     """
 
     config_class = HMTConfig
@@ -133,8 +137,9 @@ class HMTForCausalLM(SegmentMemoryModel):
     def _init_weights(self, module) -> None:
         super()._init_weights(module)
         if isinstance(module, Recall):
-            # Equal orthonormal projections: recall starts as the similarity of summary and memory embedding. The paper
-            # leaves the start open; from independent random projections addressing takes far longer to appear.
+            # Equal orthonormal projections: recall starts as the similarity of summary and memory embedding.
+            # The paper leaves the start open; from independent random projections addressing takes far longer
+            # to appear.
             init.orthogonal_(module.query.weight)
             init.copy_(module.key.weight, module.query.weight)
 
@@ -168,6 +173,7 @@ class HMTForCausalLM(SegmentMemoryModel):
         started = (state.segments > 0)[:, None]
         if config.recall:
             if config.recall_query == "segment":
+                assert prepared is not None
                 query = prepared
             else:
                 query = state["query"] if config.recall_query == "previous" else state["latest"]

@@ -1,18 +1,18 @@
 """Recurrent Memory Transformer (Bulatov et al., NeurIPS 2022, arXiv 2207.06881), as a decoder wrapper.
 
-Per segment: H = BBM([mem | tokens | mem]); the outputs at the trailing m positions are the next `mem`. The first
-`mem` is learned. Memory tokens attend causally, as in the authors' own wrapper for decoders. `sensory_length` is not
-in the paper: it gives RMT the raw last tokens that HMT has, so that the two can be told apart.
+Per segment: H = BBM([mem | tokens | mem]); the outputs at the trailing m positions are the next `mem`. The
+first `mem` is learned. Memory tokens attend causally, as in the authors' own wrapper for decoders.
+`sensory_length` is not in the paper: it gives RMT the raw last tokens that HMT has, so that the two can
+be told apart.
 """
 
 # No `from __future__ import annotations` here: @strict does not check field types that are strings.
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
 from ..backbone import Vectors
-from ..config import MemoryConfig
+from ..config import MemoryConfig, strict
 from ..frame import Frame, slide
 from ..model import SegmentMemoryModel
 from ..state import MemoryState
@@ -41,7 +41,7 @@ class RMTConfig(MemoryConfig):
 
 
 class RMTForCausalLM(SegmentMemoryModel):
-    """A backbone with m recurrent memory vectors. State: memory [B, m, d], sensory ids [B, k], segments [B]."""
+    """A backbone with m recurrent memory vectors: memory [B, m, d], sensory ids [B, k], segments [B]."""
 
     config_class = RMTConfig
 
@@ -50,16 +50,22 @@ class RMTForCausalLM(SegmentMemoryModel):
 
     def initial_state(self, batch_size: int) -> MemoryState:
         config, like = self.config, self.first_prompt.weight
-        return MemoryState({
-            "memory": like.new_zeros(batch_size, *like.shape).detach(),
-            "sensory": torch.zeros(batch_size, config.sensory_length, dtype=torch.long, device=like.device),
-            "segments": torch.zeros(batch_size, dtype=torch.long, device=like.device),
-        })
+        return MemoryState(
+            {
+                "memory": like.new_zeros(batch_size, *like.shape).detach(),
+                "sensory": torch.zeros(
+                    batch_size, config.sensory_length, dtype=torch.long, device=like.device
+                ),
+                "segments": torch.zeros(batch_size, dtype=torch.long, device=like.device),
+            }
+        )
 
     def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
         config = self.config
         started = (state.segments > 0)[:, None, None]
-        memory = torch.where(started, state["memory"] * config.memory_scale, self.first_prompt(state.batch_size))
+        memory = torch.where(
+            started, state["memory"] * config.memory_scale, self.first_prompt(state.batch_size)
+        )
         seen = (state.segments * config.segment_length).clamp(max=config.sensory_length)
         return Frame(memory, memory, state["sensory"], seen)
 

@@ -1,16 +1,16 @@
 """The backbone with nothing but the raw tokens of what came just before: the baseline every memory must beat.
 
-With `window_length` = the sensory length of an HMT it is the "sensory only" row of every table; with a longer window
-it is a backbone with a sliding window, read in steps of L tokens. No new parameters.
+With `window_length` = the sensory length of an HMT it is the "sensory only" row of every table; with a longer
+window it is a backbone with a sliding window, read in steps of L tokens. No new parameters.
 """
 
 # No `from __future__ import annotations` here: @strict does not check field types that are strings.
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
-from ..config import MemoryConfig
+from ..backbone import embedding_table
+from ..config import MemoryConfig, strict
 from ..frame import Frame, slide
 from ..model import SegmentMemoryModel
 from ..state import MemoryState
@@ -40,19 +40,16 @@ class WindowForCausalLM(SegmentMemoryModel):
     config_class = WindowConfig
 
     def initial_state(self, batch_size: int) -> MemoryState:
-        device = self.get_input_embeddings().weight.device
+        device = embedding_table(self.backbone).weight.device
         window = torch.zeros(batch_size, self.config.window_length, dtype=torch.long, device=device)
         segments = torch.zeros(batch_size, dtype=torch.long, device=device)
         return MemoryState({"window": window, "segments": segments})
 
     def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
-        none = self.get_input_embeddings().weight.new_zeros(state.batch_size, 0, self.width)
+        table = embedding_table(self.backbone)
+        none = table.weight.new_zeros(state.batch_size, 0, table.embedding_dim)
         seen = (state.segments * self.config.segment_length).clamp(max=self.config.window_length)
         return Frame(none, none, state["window"], seen)
 
     def absorb(self, state, outputs, segment, full, prepared) -> MemoryState:
         return state.updated(full, window=slide(state["window"], segment), segments=state.segments + 1)
-
-    @property
-    def width(self) -> int:
-        return self.get_input_embeddings().embedding_dim

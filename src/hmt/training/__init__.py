@@ -9,8 +9,9 @@ Names are imported when they are first used, so that `import hmt.training` costs
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from hmt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hmt.training.recipe import Recipe as Recipe
@@ -33,13 +34,4 @@ _MODULE_OF = {
     "train": "run",
 }
 __all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str):
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'hmt.training' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"hmt.training.{_MODULE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..files import write_atomically
-from ..saving import ADAPTER_FOLDER, MEMORY_WEIGHTS
+from ..wrapper import ADAPTER_FOLDER, MEMORY_WEIGHTS
 
 RECORD = "run.json"
 LOG = "log.jsonl"

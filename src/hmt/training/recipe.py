@@ -35,7 +35,8 @@ class Stage:
         batch_size: samples per device and step in this stage; None takes the recipe's.
         recall_loss_weight: weight of the recall loss, added to the language-model loss ...
         recall_loss_until: ... during this fraction of the steps, 0 afterwards.
-        recall_negatives: the memory embeddings of the other samples of a batch join the recall loss as wrong answers.
+        recall_negatives: the memory embeddings of the other samples of a batch join the recall loss as wrong
+            answers.
     """
 
     name: str

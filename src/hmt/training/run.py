@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from accelerate import PartialState
 
 from ..model import SegmentMemoryModel
+from ..peak import peak_memory
 from . import checkpoints as ck
 from .recipe import Recipe, Stage
 from .samples import Data, describe, make_collator, prepare, stage_samples
@@ -32,14 +32,13 @@ class TrainingResult:
         output_dir: the folder of the finished model.
         stages: one entry per stage: name, steps, segments, samples, seconds and loss (the last two only for
             the stages this call worked on).
-        peak_memory: bytes of resident memory of this process at its highest (None where the system does not
-            tell).
+        peak_memory: bytes of resident memory of this process at its highest.
         peak_device_memory: bytes that PyTorch had allocated on the GPU at the highest; 0 without one.
     """
 
     output_dir: Path
     stages: list[dict[str, Any]] = field(default_factory=list)
-    peak_memory: int | None = None
+    peak_memory: int = 0
     peak_device_memory: int = 0
 
 
@@ -99,7 +98,8 @@ def train(
             ck.save_final(model, tokenizer, folder)
         PartialState().wait_for_everyone()
     model.eval()
-    result.peak_memory, result.peak_device_memory = peak_memory()
+    result.peak_memory = peak_memory()
+    result.peak_device_memory = peak_memory("cuda") if torch.cuda.is_available() else 0
     return result
 
 
@@ -203,14 +203,3 @@ def _record(model, recipe: Recipe, samples: list) -> dict[str, Any]:
 def _set_recall(model, stage: Stage) -> None:
     if hasattr(model.config, "recall"):
         model.config.recall = stage.recall
-
-
-def peak_memory() -> tuple[int | None, int]:
-    """Highest resident memory of this process, and highest memory allocated on the GPU so far, in bytes."""
-    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None, device
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, device

@@ -58,21 +58,6 @@ def open_for_training(source: str, recipe: Recipe, system: str | None, fields: d
         raise ValueError(f"{source} cannot be loaded as a causal LM: {str(error).splitlines()[0]}") from error
 
 
-def open_tokenizer(source: str) -> Any:
-    """The tokenizer beside a model; ValueError when there is none."""
-    from transformers import AutoTokenizer
-
-    if not Path(source).exists() and source.startswith((".", "/", "~")):
-        raise ValueError(f"there is no model folder {source}")
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{source} has no tokenizer that can be loaded; save the backbone's there with "
-            f"tokenizer.save_pretrained({source!r})"
-        ) from error
-
-
 def load_text(source: Any, tokenizer, interleave: int = 0, dilate: int = 0, **options) -> Any:
     """Tokenized documents; see `hmt.data.load_documents` for `source` and `options`.
 

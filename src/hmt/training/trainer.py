@@ -107,9 +107,7 @@ class MemoryTrainer(Trainer):
 
     def _note(self, loss, outputs, share: float, weight: float, inputs) -> None:
         self._diverged |= ~torch.isfinite(loss)
-        if (
-            loss.device.type == "cpu"
-        ):  # costs nothing here; elsewhere it would wait for the device at every step
+        if loss.device.type == "cpu":  # elsewhere it would wait for the device at every step
             self.check_loss(step=self.state.global_step + 1)
         recall = outputs.recall_loss
         # with several devices the Trainer has multiplied the loss by their number, to undo DDP's mean
@@ -160,9 +158,7 @@ class MemoryTrainer(Trainer):
         if self.stage.lr_schedule != "steps":
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            stage = (
-                self.stage
-            )  # a plain function: the scheduler would store a callable object in every checkpoint
+            stage = self.stage  # a plain function: a callable object would be stored in every checkpoint
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: stage.lr_factor(step))  # type: ignore[arg-type]
             self._created_lr_scheduler = True
         return self.lr_scheduler

@@ -1,27 +1,102 @@
-"""Checkpoints: the whole model, or only what was trained beside a frozen or LoRA-tuned backbone."""
+"""A model around a backbone: building it, saving it and loading it.
+
+A checkpoint holds the whole model, or only what was trained beside a frozen or LoRA-tuned backbone.
+"""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save
+from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from .backbone import load_backbone
+from . import backbone as bb
+from .config import MemoryConfig
 from .files import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MEMORY_WEIGHTS = "memory.safetensors"
 ADAPTER_FOLDER = "adapter"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
-class CheckpointModel(PreTrainedModel):
-    """`save_pretrained` and `from_pretrained` with an adapter-only form; what `SegmentMemoryModel` begins from."""
+class BackboneWrapper(PreTrainedModel):
+    """A `PreTrainedModel` around another one; what `SegmentMemoryModel` begins from."""
 
+    config_class: type[MemoryConfig] = MemoryConfig
+    config: Any
     backbone: PreTrainedModel
+
+    if TYPE_CHECKING:
+        positions_around: Callable[[], int]
+
+    # -- construction -------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_backbone(cls, source, *, backbone_kwargs: dict | None = None, **fields):
+        """Give a causal LM a (still untrained) memory.
+
+        Args:
+            source: hub id, folder, or a loaded `PreTrainedModel` (which is wrapped, not copied).
+            backbone_kwargs: passed to `AutoModelForCausalLM.from_pretrained` (dtype, device_map, revision,
+                ...).
+            fields: fields of the system's config, such as `segment_length`.
+        """
+        backbone = bb.load_backbone(source, **(backbone_kwargs or {}))
+        bb.check_head(backbone)
+        name = backbone.name_or_path or (str(source) if not isinstance(source, PreTrainedModel) else "")
+        fields.setdefault("base_model_name_or_path", name or None)
+        fields.setdefault("base_model_revision", (backbone_kwargs or {}).get("revision"))
+        config = cls.config_class(text_config=backbone.config, **fields)
+        model = cls(config, backbone=backbone)
+        model.match_backbone()
+        model.start_vectors(bb.embedding_table(backbone).weight)
+        model.generation_config = backbone.generation_config
+        model.config.dtype = backbone.dtype
+        model.training = backbone.training  # the backbone's own modules keep their modes
+        for module in model.memory_modules().values():
+            module.train(backbone.training)
+        bb.check_length(backbone, config.segment_length, model.positions_around())
+        return model
+
+    def match_backbone(self) -> None:
+        """Bring the system's own modules to the device and precision of the embeddings."""
+        like = bb.embedding_table(self.backbone).weight
+        for module in self.memory_modules().values():
+            module.to(device=like.device, dtype=like.dtype if like.is_floating_point() else None)
+
+    @torch.no_grad()
+    def start_vectors(self, embeddings: Tensor) -> None:
+        """Start learned vectors at the scale of the token embeddings: they are ordinary inputs at first."""
+        std = embeddings.float().std().item()
+        for module in self.modules():
+            if isinstance(module, bb.Vectors):
+                module.weight.normal_(0.0, std)
+
+    def memory_modules(self) -> dict[str, torch.nn.Module]:
+        """The modules that the system adds to the backbone."""
+        return {name: module for name, module in self.named_children() if name != "backbone"}
+
+    def get_input_embeddings(self):
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.backbone.get_output_embeddings()
+
+    def set_output_embeddings(self, value):
+        self.backbone.set_output_embeddings(value)
+
+    # -- checkpoints --------------------------------------------------------------------------------------
 
     def has_lora(self) -> bool:
         return bool(getattr(self.backbone, "_hf_peft_config_loaded", False))
@@ -32,8 +107,8 @@ class CheckpointModel(PreTrainedModel):
     def add_lora(self, *, r: int = 8, alpha: int = 32, dropout: float = 0.1, target_modules=None) -> None:
         """Freeze the backbone and put LoRA adapters into it (the paper: r = 8); the memory stays trainable.
 
-        target_modules: as in peft's LoraConfig; None takes peft's defaults for the model type, or every linear layer
-        where peft knows none.
+        target_modules: as in peft's LoraConfig; None takes peft's defaults for the model type, or every
+            linear layer where peft knows none.
         """
         from peft import LoraConfig
         from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
@@ -48,11 +123,11 @@ class CheckpointModel(PreTrainedModel):
         """Train only what the system adds."""
         self.backbone.requires_grad_(False)
 
-    def save_pretrained(self, save_directory, *, adapter_only: bool | None = None, **kwargs) -> None:
+    def save_pretrained(self, save_directory, *args, adapter_only: bool | None = None, **kwargs) -> None:
         """Save to a folder.
 
-        adapter_only: save the memory modules and LoRA adapters without the backbone, and refer to it by name. None
-            does so when the backbone is frozen or LoRA-tuned and came from a named place.
+        adapter_only: save the memory modules and LoRA adapters without the backbone, and refer to it by name.
+            None does so when the backbone is frozen or LoRA-tuned and came from a named place.
         """
         base = self.config.base_model_name_or_path
         if adapter_only is None:
@@ -64,12 +139,13 @@ class CheckpointModel(PreTrainedModel):
             )
         if not adapter_only and self.has_lora():
             raise ValueError(
-                "LoRA weights are saved beside a named backbone: pass `base_model_name_or_path=` to from_backbone, "
+                "LoRA weights are saved beside a named backbone: pass `base_model_name_or_path=` to "
+                "from_backbone, "
                 "or merge the adapters into the backbone first"
             )
         if not adapter_only:
             self.config.adapter_only = False
-            super().save_pretrained(save_directory, **kwargs)
+            super().save_pretrained(save_directory, *args, **kwargs)
             return
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +163,7 @@ class CheckpointModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
-        """Load what `save_pretrained` wrote; the backbone of an adapter-only checkpoint is fetched by its name."""
+        """Load what `save_pretrained` wrote; an adapter-only checkpoint fetches its backbone by name."""
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
         known = config
         if known is None and pretrained_model_name_or_path is not None:
@@ -98,7 +174,7 @@ class CheckpointModel(PreTrainedModel):
         if known.base_model_revision:
             options["revision"] = known.base_model_revision
         try:
-            backbone = load_backbone(known.base_model_name_or_path, **options)
+            backbone = bb.load_backbone(known.base_model_name_or_path, **options)
         except OSError as error:
             raise ValueError(
                 f"{pretrained_model_name_or_path} holds only the memory; its backbone "
@@ -135,8 +211,6 @@ class CheckpointModel(PreTrainedModel):
         own = {n: p for n, p in self.named_parameters() if not n.startswith("backbone.")}
         if own.keys() != weights.keys():
             raise ValueError(f"{file} holds {sorted(weights)}, this model has {sorted(own)}")
-        like = self.get_input_embeddings().weight
-        for module in self.memory_modules().values():
-            module.to(device=like.device, dtype=like.dtype if like.is_floating_point() else None)
+        self.match_backbone()
         for name, parameter in own.items():
             parameter.copy_(weights[name])
