@@ -16,17 +16,17 @@ class TextSettings:
     hidden: int = 128
     layers: int = 4
     context: int = 256
-    backbone_steps: int = 400
+    backbone_steps: int = 500
     backbone_batch: int = 8
     backbone_rate: float = 3e-3
     segment: int = 32
     sensory: int = 8
     bank: int = 300
-    stage1_steps: int = 60
-    stage2_steps: int = 190
+    stage1_steps: int = 40
+    stage2_steps: int = 140
     stage2_segments: int = 16
     batch: int = 4
-    rate: float = 1e-3
+    rate: float = 3e-3
     histories: tuple[int, ...] = (0, 1, 4, 16, 64)
     targets_per_document: int = 16
 
