@@ -28,24 +28,35 @@ def summarise(
 
 def _text(result: HistoryResult) -> str:
     longest = result.histories[-1]
-    hmt, sensory, alone = SYSTEMS["hmt"], SYSTEMS["sensory"], SYSTEMS["alone"]
-    gain = 1 - result.perplexity(hmt, longest) / result.perplexity(alone, longest)
-    local = 1 - result.perplexity(sensory, longest) / result.perplexity(alone, longest)
+    hmt, sensory, alone, context = (SYSTEMS[name] for name in ("hmt", "sensory", "alone", "context"))
     difference = result.paired(hmt, sensory, longest)
+    interval = f"95% interval {difference.low:+.4f} to {difference.high:+.4f} nats per token"
     if difference.high < 0:
-        verdict = f"lower by {100 * (1 - difference.perplexity_ratio):.1f}%"
+        verdict = f"is {100 * (1 - difference.perplexity_ratio):.2f}% lower ({interval})"
     elif difference.low > 0:
-        verdict = f"higher by {100 * (difference.perplexity_ratio - 1):.1f}%"
+        verdict = f"is {100 * (difference.perplexity_ratio - 1):.2f}% higher ({interval})"
     else:
-        verdict = "not distinguishable"
+        verdict = f"cannot be told apart from it ({interval})"
+    reach = result.paired(context, sensory, longest)
+    room = 100 * (1 - reach.perplexity_ratio)
+    if reach.mean < 0:
+        bound = (
+            "With the raw text of seven segments before its eyes the same backbone is "
+            f"{room:.1f}% below the sensory tokens: that is about all there is to remember for a language "
+            "model of this size and age, in whatever form it comes."
+        )
+    else:
+        bound = (
+            "Not even the raw text of seven segments helps the backbone: a language model of this size and age "
+            "does not use distant text, so there is nothing for a memory to bring."
+        )
     return (
         f"On held-out documents, after {longest} segments of history, the perplexity of HMT is "
-        f"{result.perplexity(hmt, longest):.2f}: {100 * gain:.1f}% below the backbone that sees one "
-        f"segment at a time ({result.perplexity(alone, longest):.2f}). The sensory tokens alone, without any "
-        f"memory, account for {100 * local:.1f}%; against them HMT is {verdict} (95% interval of the "
-        f"difference in nats per token: {difference.low:+.4f} to {difference.high:+.4f}). All rows are "
-        f"scored on the same {result.tokens:,} tokens, none of which was part of any input to its own "
-        "prediction."
+        f"{result.perplexity(hmt, longest):.2f}, of the backbone that sees one segment at a time "
+        f"{result.perplexity(alone, longest):.2f}, and with nothing but the sensory tokens, without any "
+        f"memory, {result.perplexity(sensory, longest):.2f}; HMT {verdict}. {bound} All rows start from one "
+        f"backbone, are trained equally long and are scored on the same {result.tokens:,} tokens, none of "
+        "which was part of any input to its own prediction."
     )
 
 
