@@ -47,7 +47,7 @@ def _text(result: HistoryResult) -> str:
         )
     else:
         bound = (
-            "Not even the raw text of seven segments helps the backbone: a language model of this size and age "
+            "Not even the raw text of seven segments helps the backbone: a model of this size and age "
             "does not use distant text, so there is nothing for a memory to bring."
         )
     return (
