@@ -2,8 +2,8 @@
 
     python benchmarks/read_book.py demo-output/hmt book.txt --output benchmarks/results/read_book.json
 
-Notes resident memory every few thousand tokens, saves the memory beside the output, and continues from the file in a
-new process.
+Notes resident memory every few thousand tokens, saves the memory beside the output, and continues from the
+file in a new process.
 """
 
 from __future__ import annotations
