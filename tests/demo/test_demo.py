@@ -63,7 +63,6 @@ def test_smoke_run_leaves_everything_and_is_not_done_twice(tmp_path):
         "sensory tokens only",
         "backbone, one segment",
         "window of one segment",
-        "window of seven segments",
     }
     assert results["read"]["continuation"]
     page = (out / "report.html").read_text(encoding="utf-8")

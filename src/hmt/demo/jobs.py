@@ -183,10 +183,7 @@ def score_text(folder: str, system: str, settings: Settings, post: Post) -> dict
     """Perplexity of one system on the held-out documents at growing history (a `HistoryResult` as a dict)."""
     text, out = settings.text, Path(folder)
     documents = json.loads((out / "work" / "tokens.json").read_text(encoding="utf-8"))["ids"]["held_out"]
-    # A longer window is the same backbone reading further back; it was pretrained on contexts of that length.
-    model = hmt.load_model(out / ("window" if system == "context" else system))
-    if system == "context":
-        model.config.window_length = text.context - text.segment
+    model = hmt.load_model(out / system)
     longest = max(len(ids) for ids in documents) // text.segment - 1
     histories = [h for h in text.histories if h <= longest] or [0]
     result = history_perplexity(

@@ -23,7 +23,6 @@ from .summary import SYSTEMS, summarise
 # The order matters: the two halves share the processor, and recall is the first thing worth seeing.
 RECALL = ("hmt", "rmt")
 TRAINED = ("hmt", "rmt", "sensory", "window", "alone")
-SCORED = (*TRAINED, "context")
 
 _queue: Any = None
 
@@ -78,7 +77,6 @@ class Demo:
                 *((f"text-{s}", "train_text", s) for s in TRAINED),
             ]
             after |= {f"text-{s}": [(f"score-{s}", "score_text", s)] for s in TRAINED}
-            after["text-window"].append(("score-context", "score_text", "context"))
             while waiting:
                 self._drain(0.1)
                 for name in [name for name, future in waiting.items() if future.done()]:
@@ -158,10 +156,13 @@ class Demo:
     # -- the page -----------------------------------------------------------------------------------------
 
     def _collect(self, seconds: float) -> None:
+        from transformers.utils import logging
+
         from ..evaluation import HistoryResult, RecallResult, measure_memory, recall_map, write_report
         from ..systems import load_model
 
-        scored = {s: HistoryResult.from_dict(self.results[f"score-{s}"]) for s in SCORED}
+        logging.disable_progress_bar()
+        scored = {s: HistoryResult.from_dict(self.results[f"score-{s}"]) for s in TRAINED}
         first = scored["hmt"]
         perplexity = HistoryResult(
             nll={SYSTEMS[s]: result.nll[s] for s, result in scored.items()},

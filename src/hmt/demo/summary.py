@@ -15,7 +15,6 @@ SYSTEMS = {
     "sensory": "sensory tokens only",
     "alone": "backbone, one segment",
     "window": "window of one segment",
-    "context": "window of seven segments",
 }
 
 
@@ -28,7 +27,7 @@ def summarise(
 
 def _text(result: HistoryResult) -> str:
     longest = result.histories[-1]
-    hmt, sensory, alone, context = (SYSTEMS[name] for name in ("hmt", "sensory", "alone", "context"))
+    hmt, sensory, alone, window = (SYSTEMS[name] for name in ("hmt", "sensory", "alone", "window"))
     difference = result.paired(hmt, sensory, longest)
     interval = f"95% interval {difference.low:+.4f} to {difference.high:+.4f} nats per token"
     if difference.high < 0:
@@ -37,24 +36,17 @@ def _text(result: HistoryResult) -> str:
         verdict = f"is {100 * (difference.perplexity_ratio - 1):.2f}% higher ({interval})"
     else:
         verdict = f"cannot be told apart from it ({interval})"
-    reach = result.paired(context, sensory, longest)
-    room = 100 * (1 - reach.perplexity_ratio)
-    if reach.mean < 0:
-        bound = (
-            "With the raw text of seven segments before its eyes the same backbone is "
-            f"{room:.1f}% below the sensory tokens: that is about all there is to remember for a language "
-            "model of this size and age, in whatever form it comes."
-        )
-    else:
-        bound = (
-            "Not even the raw text of seven segments helps the backbone: a model of this size and age "
-            "does not use distant text, so there is nothing for a memory to bring."
-        )
+    again = result.paired(window, sensory, longest)
+    room = (
+        "Reading the whole previous segment again, for the compute that HMT needs for its memory, brings "
+        f"{100 * (1 - again.perplexity_ratio):.1f}% over the sensory tokens: a measure of how much there is "
+        "to remember for a language model of this size and age."
+    )
     return (
         f"On held-out documents, after {longest} segments of history, the perplexity of HMT is "
         f"{result.perplexity(hmt, longest):.2f}, of the backbone that sees one segment at a time "
         f"{result.perplexity(alone, longest):.2f}, and with nothing but the sensory tokens, without any "
-        f"memory, {result.perplexity(sensory, longest):.2f}; HMT {verdict}. {bound} All rows start from one "
+        f"memory, {result.perplexity(sensory, longest):.2f}; HMT {verdict}. {room} All rows start from one "
         f"backbone, are trained equally long and are scored on the same {result.tokens:,} tokens, none of "
         "which was part of any input to its own prediction."
     )
