@@ -13,14 +13,14 @@ import argparse
 import json
 import shutil
 import statistics
-import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from hmt.cli.env import collect
+from common import setup
+
 from hmt.demo.run import RECALL, TRAINED
 from hmt.demo.settings import Settings
 from hmt.demo.summary import SYSTEMS
@@ -80,7 +80,7 @@ def main() -> None:
                 raw.setdefault(part, {}).setdefault(name, {})[seed] = result
             print(part, system, seed, "done", flush=True)
 
-    report: dict = {"setup": {**collect(), "command": " ".join(sys.argv), "seeds": options.seeds}}
+    report: dict = {"setup": {**setup(), "seeds": options.seeds}}
     report["settings"] = Settings().to_dict()
     if "recall" in raw:
         report["recall_accuracy"] = {}

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import psutil
 import torch
+from common import setup
 
 from hmt import load_model
-from hmt.cli.env import collect
 from hmt.data import read_text
 from hmt.peak import peak_memory
 from hmt.systems import load_tokenizer
@@ -59,7 +59,7 @@ def main() -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ).stdout
     result = {
-        "setup": {**collect(), "command": " ".join(sys.argv), "threads": options.threads},
+        "setup": {**setup(), "threads": options.threads},
         "text": options.text.name,
         "tokens": len(ids),
         "segments": int(memory.segments_read[0]),

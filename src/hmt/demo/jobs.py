@@ -136,7 +136,12 @@ def text_model(system: str, backbone: Path, text: TextSettings, bank: int):
     common = {"segment_length": text.segment}
     if system == "hmt":
         return hmt.HMTForCausalLM.from_backbone(
-            backbone, sensory_length=text.sensory, memory_size=bank, memory_scale="embedding", **common
+            backbone,
+            summary_length=text.summary,
+            sensory_length=text.sensory,
+            memory_size=bank,
+            memory_scale="embedding",
+            **common,
         )
     if system == "rmt":  # with the sensory tokens of HMT, so that only the memory differs
         return hmt.RMTForCausalLM.from_backbone(
@@ -190,7 +195,7 @@ def score_text(folder: str, system: str, settings: Settings, post: Post) -> dict
         {system: model},
         documents,
         histories,
-        skip=text.segment // 2,
+        skip=text.summary,
         targets_per_document=text.targets_per_document,
         batch_size=32,
         seed=settings.seed,

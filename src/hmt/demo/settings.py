@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, replace
 class TextSettings:
     """The language model and its memories.
 
-    Lengths in tokens, histories in segments, steps of the optimizer.
+    Lengths in tokens, histories in segments, steps of the optimizer. The sensory tokens are 1/16 of a
+    segment, as in the paper (32 of 512). The summary is short so that much of a segment can be scored: the
+    recall prompt has seen what the summary covers.
     """
 
     vocabulary: int = 2048
@@ -20,13 +22,14 @@ class TextSettings:
     backbone_batch: int = 8
     backbone_rate: float = 3e-3
     segment: int = 32
-    sensory: int = 8
+    summary: int = 8
+    sensory: int = 2
     bank: int = 300
     stage1_steps: int = 40
-    stage2_steps: int = 140
+    stage2_steps: int = 180
     stage2_segments: int = 16
     batch: int = 4
-    rate: float = 3e-3
+    rate: float = 2e-3
     histories: tuple[int, ...] = (0, 1, 4, 16, 64)
     targets_per_document: int = 16
 
@@ -64,7 +67,7 @@ class Settings:
 def smoke(seed: int = 0) -> Settings:
     """A run of seconds that goes through everything and proves nothing."""
     text = TextSettings(
-        vocabulary=400, hidden=32, layers=1, context=64, backbone_steps=4, segment=16, sensory=4,
+        vocabulary=400, hidden=32, layers=1, context=64, backbone_steps=4, segment=16, summary=4, sensory=4,
         stage1_steps=2, stage2_steps=2, stage2_segments=3, batch=2, histories=(0, 1, 4),
         targets_per_document=2,
     )  # fmt: skip
