@@ -19,12 +19,11 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from common import setup
-
 from hmt.demo.run import RECALL, TRAINED
 from hmt.demo.settings import Settings
 from hmt.demo.summary import SYSTEMS
 from hmt.evaluation import HistoryResult, RecallResult
+from hmt.facts import run_facts
 
 
 def one_seed(part: str, system: str, demo: str, seed: int) -> dict:
@@ -80,7 +79,7 @@ def main() -> None:
                 raw.setdefault(part, {}).setdefault(name, {})[seed] = result
             print(part, system, seed, "done", flush=True)
 
-    report: dict = {"setup": {**setup(), "seeds": options.seeds}}
+    report: dict = {"setup": run_facts(0, seeds=options.seeds)}
     report["settings"] = Settings().to_dict()
     if "recall" in raw:
         report["recall_accuracy"] = {}

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import psutil
 import torch
-from common import setup
 
 from hmt import load_model
 from hmt.data import read_text
+from hmt.facts import run_facts
 from hmt.peak import peak_memory
 from hmt.systems import load_tokenizer
 
@@ -59,7 +59,7 @@ def main() -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ).stdout
     result = {
-        "setup": {**setup(), "threads": options.threads},
+        "setup": run_facts(0, threads_used=options.threads),
         "text": options.text.name,
         "tokens": len(ids),
         "segments": int(memory.segments_read[0]),

@@ -6,8 +6,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from hmt import WindowForCausalLM, load_model
-from hmt.cli.eval import commit, unique_name, whole_numbers
+from hmt.cli.eval import unique_name, whole_numbers
 from hmt.evaluation import HistoryResult, history_perplexity
+from hmt.facts import commit
 
 from .models import TEXT
 

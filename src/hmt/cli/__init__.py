@@ -50,7 +50,7 @@ def _one_line(error: BaseException) -> str:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from hmt.cli.env import version_of
+        from hmt.facts import version_of
 
         typer.echo(f"hmt {version_of('hmt-lm') or '(not installed)'}")
         raise typer.Exit()

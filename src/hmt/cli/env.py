@@ -1,14 +1,11 @@
 """`hmt env`: the versions and the hardware a bug report or a benchmark needs beside it."""
 
-import importlib.metadata
 import json
-import os
-import platform
 from typing import Annotated, Any
 
 import typer
 
-PACKAGES = ["torch", "transformers", "peft", "accelerate", "datasets"]
+from hmt.facts import PACKAGES, collect
 
 
 def command(
@@ -31,49 +28,6 @@ def command(
     for name, value in facts.items():
         table.add_row(name, _readable(name, value))
     Console().print(table)
-
-
-def collect() -> dict[str, Any]:
-    """Everything `hmt env` shows, as plain JSON values: sizes in bytes, None for a missing package."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    return {
-        "hmt": version_of("hmt-lm"),
-        "python": platform.python_version(),
-        **{name: version_of(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "memory_total": memory.total,
-        "memory_available": memory.available,
-        **_torch_facts(),
-    }
-
-
-def version_of(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _torch_facts() -> dict[str, Any]:
-    # A torch that is installed and cannot be loaded (a missing driver library, a build for another machine)
-    # is what this command is asked to find, so it is reported and not raised.
-    try:
-        import torch
-    except (ImportError, OSError) as error:
-        return {"torch_error": str(error), "threads": None, "cuda": None, "devices": []}
-
-    devices = []
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        devices.append(
-            {"device": f"cuda:{index}", "name": properties.name, "memory": properties.total_memory}
-        )
-    if torch.backends.mps.is_available():
-        devices.append({"device": "mps", "name": platform.processor() or platform.machine(), "memory": None})
-    return {"threads": torch.get_num_threads(), "cuda": torch.version.cuda, "devices": devices}
 
 
 def _readable(name: str, value: Any) -> str:

@@ -1,9 +1,6 @@
 """`hmt eval`: perplexity against history, on the same tokens for every model."""
 
 import json
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,27 +145,12 @@ def describe(result: Any) -> str:
 
 def setup(progress: TokenProgress, seed: int) -> dict[str, Any]:
     """Command, commit, versions and hardware, as plain values."""
-    from hmt.cli.env import collect
+    from hmt.facts import run_facts
 
-    facts = collect()
-    devices = ", ".join(device["name"] for device in facts.pop("devices")) or "CPU"
-    facts.pop("memory_available")
+    facts = run_facts(seed, run=progress.summary())
+    facts["devices"] = ", ".join(device["name"] for device in facts["devices"]) or "CPU"
     facts["memory_total"] = byte_text(facts["memory_total"])
-    command = shlex.join(["hmt", *sys.argv[1:]])
-    run = {"command": command, "commit": commit(), "seed": seed, "run": progress.summary()}
-    return {**run, **facts, "devices": devices}
-
-
-def commit() -> str | None:
-    """The commit of the source tree this runs from, with "-dirty" if files differ; None if installed."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
-        return None
-    call = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return facts
 
 
 def show(result: Any, memory: dict[str, Any]) -> None:

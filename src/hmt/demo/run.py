@@ -219,9 +219,9 @@ class Demo:
         return recall_task(self.settings.recall).sample(1, segments, generator)["input_ids"][0].tolist()
 
     def _setup(self) -> dict[str, Any]:
-        from ..cli.env import collect
+        from ..facts import run_facts
 
-        return {**collect(), "command": " ".join(["hmt", *sys.argv[1:]]), "seed": self.settings.seed}
+        return run_facts(self.settings.seed)
 
 
 def _hmt(*words) -> str:
