@@ -30,7 +30,7 @@ def one_seed(part: str, system: str, demo: str, seed: int) -> dict:
     """Train and score one system; runs in a process of its own."""
     import torch
 
-    from hmt.demo import jobs
+    from hmt.demo import keys, language
 
     torch.set_num_threads(1)
     # more targets than the demo takes time for: the differences between systems are small
@@ -42,10 +42,10 @@ def one_seed(part: str, system: str, demo: str, seed: int) -> dict:
         shutil.copytree(Path(demo) / "backbone", Path(folder) / "backbone")
         shutil.copy(Path(demo) / "work" / "tokens.json", Path(folder) / "work")
         if part == "recall":
-            jobs.train_recall(folder, system, settings, _silent)
-            return {system: jobs.ask_recall(folder, system, same_targets, _silent)}
-        jobs.train_text(folder, system, settings, _silent)
-        return {system: jobs.score_text(folder, system, same_targets, _silent)}
+            keys.train_recall(folder, system, settings, _silent)
+            return {system: keys.ask_recall(folder, system, same_targets, _silent)}
+        language.train_text(folder, system, settings, _silent)
+        return {system: language.score_text(folder, system, same_targets, _silent)}
 
 
 def _silent(done: int, total: int, text: str) -> None:

@@ -212,7 +212,7 @@ class Demo:
         """One stream of the key-value task in which every segment asks, for the recall map."""
         import torch
 
-        from .jobs import recall_task
+        from .keys import recall_task
 
         generator = torch.Generator().manual_seed(self.settings.seed)
         segments = min(32, max(self.settings.recall.lengths))
@@ -251,7 +251,7 @@ def _start_worker(queue, threads: int) -> None:
 
 
 def _work(job: str, function: str, folder: str, argument: str, settings: Settings) -> dict:
-    from . import jobs
+    from . import keys, language
 
     last = 0.0
 
@@ -263,4 +263,5 @@ def _work(job: str, function: str, folder: str, argument: str, settings: Setting
             _queue.put(("progress", {"job": job, "done": done, "total": total, "text": text}))
 
     _queue.put(("begin", {"job": job, "text": "starting"}))
-    return getattr(jobs, function)(folder, argument, settings, post)
+    module = keys if function.endswith("recall") else language
+    return getattr(module, function)(folder, argument, settings, post)
