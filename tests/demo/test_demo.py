@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from hmt.demo.corpus import library_documents, make_corpus
+from hmt.demo.run import Demo
+from hmt.demo.settings import smoke
 
 
 def test_every_python_has_a_corpus():
@@ -33,7 +35,7 @@ def test_a_corpus_of_one_document_is_refused(tmp_path):
         make_corpus([str(tmp_path / "word.txt")])
 
 
-def test_smoke_run_leaves_everything_and_is_not_done_twice(tmp_path):
+def test_smoke_run_leaves_everything(tmp_path):
     words = "memory segment recall prompt bank sensory token summary".split()
     text = " ".join(f"{words[i * i % 7]} {words[i % 8]} {i % 90}." for i in range(9_000))
     (tmp_path / "book.txt").write_text(text, encoding="utf-8")
@@ -68,7 +70,15 @@ def test_smoke_run_leaves_everything_and_is_not_done_twice(tmp_path):
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 4
 
-    kept = (out / "hmt" / "model.safetensors").stat().st_mtime_ns
-    again = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert again.returncode == 0, again.stderr
-    assert (out / "hmt" / "model.safetensors").stat().st_mtime_ns == kept
+
+def test_a_job_is_done_again_only_when_its_settings_or_text_changed(tmp_path):
+    corpus = make_corpus()
+    (tmp_path / "work").mkdir()
+    demo = Demo(tmp_path, corpus, smoke())
+    demo._key = "settings and text"
+    assert demo._kept("backbone") is None
+    demo._keep("backbone", {"parameters": 3})
+    assert demo._kept("backbone") == {"parameters": 3}
+    assert demo._submit("backbone", "pretrain", "unused").result() == {"parameters": 3}
+    demo._key = "other settings"
+    assert demo._kept("backbone") is None
