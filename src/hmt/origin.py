@@ -49,8 +49,7 @@ class LiveOrigin:
         if self.outdated:
             raise ValueError(
                 "the model was trained (or loaded other weights) after this memory was read, and no model "
-                "has the "
-                "weights it belongs to; read the text again"
+                "has the weights it belongs to; read the text again"
             )
         return fingerprint(self.owner)
 
@@ -82,8 +81,7 @@ def check_same(theirs: Origin | LiveOrigin, mine: LiveOrigin, source) -> None:
         raise ValueError(
             f"{source} was made by a model with other weights or another architecture "
             f"({theirs.model or 'unnamed'}); a memory only means something to the model that wrote it, so "
-            "read the "
-            "text again with this one"
+            "read the text again with this one"
         )
 
 

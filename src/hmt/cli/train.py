@@ -89,6 +89,10 @@ def command(
     recall_loss_until: Annotated[
         float, _recall("Fraction of stage 2 after which it ends.", min=0, max=1)
     ] = 1.0,
+    recall_negatives: Annotated[
+        bool,
+        _recall("The batch's other samples give wrong answers too: sharper recall.", "--recall-negatives"),
+    ] = False,
     recall_targets: Annotated[
         Targets, _recall("ngram points at the earlier segment that shares the rarest words.")
     ] = "none",
@@ -126,6 +130,7 @@ def command(
         curriculum=_depths(curriculum),
         recall_loss_weight=recall_loss,
         recall_loss_until=recall_loss_until,
+        recall_negatives=recall_negatives,
         learning_rate=learning_rate,
         lr_schedule=lr_schedule,
         lr_decay=lr_decay,

@@ -170,6 +170,7 @@ def paper_recipe(
     curriculum: Sequence[int] = (),
     recall_loss_weight: float = 0.0,
     recall_loss_until: float = 1.0,
+    recall_negatives: bool = False,
     learning_rate: float = 1e-5,
     lr_schedule: str = "steps",
     lr_decay: float = 0.9,
@@ -186,6 +187,7 @@ def paper_recipe(
         curriculum: depths, such as [2, 4, 8], that share the steps of stage 2 and take the place of
             `bptt_depth`: each is a stage of its own, the learning rate and the recall loss go on as in one.
         recall_loss_until: fraction of the steps of all of stage 2.
+        recall_negatives: see `Stage`.
         warmup_steps: at the beginning of stage 1, and of the first part of stage 2.
         options: the other fields of `Recipe`.
     """
@@ -216,6 +218,7 @@ def paper_recipe(
                 bptt_depth=depth,
                 recall_loss_weight=recall_loss_weight,
                 recall_loss_until=min(1.0, max(0.0, supervised)),
+                recall_negatives=recall_negatives,
                 lr_start_step=done if lr_schedule == "steps" else 0,
                 warmup_steps=0 if done else warmup_steps,
                 **rates,
