@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from hmt.demo import keys
 from hmt.demo.corpus import library_documents, make_corpus
 from hmt.demo.run import Demo
 from hmt.demo.settings import smoke
@@ -82,3 +83,11 @@ def test_a_job_is_done_again_only_when_its_settings_or_text_changed(tmp_path):
     assert demo._submit("backbone", "pretrain", "unused").result() == {"parameters": 3}
     demo._key = "other settings"
     assert demo._kept("backbone") is None
+
+
+def test_a_job_begins_afresh_where_an_interrupted_one_left_its_folder(tmp_path):
+    run = tmp_path / "work" / "recall-rmt"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}", encoding="utf-8")
+    keys.train_recall(str(tmp_path), "rmt", smoke(), lambda done, total, text: None)
+    assert (tmp_path / "recall-rmt" / "config.json").is_file()

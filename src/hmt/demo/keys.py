@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def train_recall(folder: str, system: str, settings: Settings, post: Post) -> di
         )
 
     run = out / "work" / f"recall-{system}"
+    shutil.rmtree(run, ignore_errors=True)  # what an interrupted demo, or one with other settings, left there
     train(
         model, None, samples, recipe, run, progress=False, callbacks=[Steps(total, post, "training", probe)]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ def train_text(folder: str, system: str, settings: Settings, post: Post) -> dict
     total = text.stage1_steps + text.stage2_steps
     run = out / "work" / system
     data = datasets.Dataset.from_dict({"input_ids": documents})
+    shutil.rmtree(run, ignore_errors=True)  # what an interrupted demo, or one with other settings, left there
     train(model, None, data, recipe, run, progress=False, callbacks=[Steps(total, post, "training")])
     return finish(model, out / system, out / "backbone", text.bank)
 
