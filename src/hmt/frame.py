@@ -82,6 +82,11 @@ def read_out(hidden: Tensor, frame: Frame, width: int, lengths: Tensor) -> tuple
     return gather_vectors(hidden, tokens.clamp(max=last)), gather_vectors(hidden, suffix.clamp(max=last))
 
 
+def tokens_seen(segments: Tensor, segment_length: int, most: int) -> Tensor:
+    """How many of the last `most` tokens exist after `segments` (int64 [B]) full segments: int64 [B]."""
+    return (segments * segment_length).clamp(max=most)
+
+
 def slide(sensory: Tensor, segment: Tensor) -> Tensor:
     """The last k tokens after a full segment was read: int64 [B, k] from [B, k] and [B, L]."""
     k = sensory.shape[1]

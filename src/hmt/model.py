@@ -364,13 +364,13 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
         """Check that `memory` was made by this model, and move it to its device. ValueError if it was not."""
         mine = self.origin()
         check_same(memory.origin, mine, source)
-        want = {name: tensor.shape[1:] for name, tensor in self.initial_state(1).tensors.items()}
+        fresh = self.initial_state(1)
+        want = {name: tensor.shape[1:] for name, tensor in fresh.tensors.items()}
         have = {name: tensor.shape[1:] for name, tensor in memory.state.tensors.items()}
         if want != have:
             raise ValueError(f"{source} is damaged: its tensors have shapes {have}, this model needs {want}")
-        state = self.initial_state(1)
         memory = memory.to(bb.embedding_table(self.backbone).weight.device)
-        memory.state = MemoryState({n: t.to(state[n].dtype) for n, t in memory.state.tensors.items()})
+        memory.state = MemoryState({n: t.to(fresh[n].dtype) for n, t in memory.state.tensors.items()})
         memory.origin = mine
         return memory
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .model import SegmentMemoryModel
 
 
+_STEPS = "_hmt_optimizer_steps"
+
+
 @dataclass(frozen=True)
 class Origin:
     """What a memory file says of the model that wrote it."""
@@ -87,14 +90,22 @@ def check_same(theirs: Origin | LiveOrigin, mine: LiveOrigin, source) -> None:
 
 def weights_version(model: nn.Module) -> tuple[int, int]:
     """Changes whenever a parameter is written to, added or removed. Waits for no device."""
-    versions = [p._version for p in model.parameters() if not p.is_inference()]
-    return len(versions), sum(versions)
+    parameters = [p for p in model.parameters() if not p.is_inference()]
+    for parameter in parameters:
+        if not hasattr(parameter, _STEPS):
+            setattr(parameter, _STEPS, 0)  # from here on `_count_step` counts for it
+    return len(parameters), sum(p._version + getattr(p, _STEPS) for p in parameters)
 
 
 def _count_step(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
-    """Fused optimizers (the Trainer's default) write to parameters without counting it: count every step."""
+    """Fused optimizers (the Trainer's default) write to parameters without raising their version.
+
+    Only parameters of models that have made a memory are counted, and nothing of autograd's own is touched.
+    """
     for group in optimizer.param_groups:
-        torch.autograd.graph.increment_version([p for p in group["params"] if p.grad is not None])
+        for parameter in group["params"]:
+            if parameter.grad is not None and hasattr(parameter, _STEPS):
+                setattr(parameter, _STEPS, getattr(parameter, _STEPS) + 1)
 
 
 register_optimizer_step_post_hook(_count_step)

@@ -64,7 +64,7 @@ def make_grid(
     Args:
         ids: int64 [B, T], the new tokens.
         mask: bool [B, T], True where a token is real; None means all of them.
-        open_ids, open_lengths: int64 [B, L] and [B], the open segment so far.
+        open_ids, open_lengths: int64 [B, L] (0 beyond the lengths) and [B], the open segment so far.
     """
     batch, width = ids.shape
     if mask is None:
@@ -76,13 +76,11 @@ def make_grid(
     flat = ids.new_zeros(batch, num_segments * segment_length + 1)  # one spare column takes the masked tokens
     keep = min(segment_length, flat.shape[1] - 1)
     flat[:, :keep] = open_ids[:, :keep]
-    rank = open_lengths[:, None] + mask.long().cumsum(1) - 1
+    count = mask.long().cumsum(1)
+    rank = open_lengths[:, None] + count - 1
     flat.scatter_(1, torch.where(mask, rank, flat.shape[1] - 1), ids)
-    seen = mask.long().cumsum(1) > 0
-    # what the spare column and stale open ids hold must never be read: blank everything beyond the lengths
-    flat = torch.where(torch.arange(flat.shape[1], device=ids.device) < lengths[:, None], flat, 0)[:, :-1]
-    positions = torch.where(seen, rank, -1)
-    return Grid(flat, lengths, open_lengths, positions, segment_length, longest, shortest)
+    positions = torch.where(count > 0, rank, -1)
+    return Grid(flat[:, :-1], lengths, open_lengths, positions, segment_length, longest, shortest)
 
 
 def shift_labels(grid: Grid, labels: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +73,7 @@ class Demo:
             waiting["recall-hmt"] = self._submit("recall-hmt", "train_recall", "hmt")
             after = {f"recall-{s}": [(f"ask-{s}", "ask_recall", s)] for s in RECALL}
             after["recall-hmt"].append(("recall-rmt", "train_recall", "rmt"))
-            after["backbone"] = [
-                *((f"text-{s}", "train_text", s) for s in TRAINED),
-            ]
+            after["backbone"] = [(f"text-{s}", "train_text", s) for s in TRAINED]
             after |= {f"text-{s}": [(f"score-{s}", "score_text", s)] for s in TRAINED}
             while waiting:
                 self._drain(0.1)
@@ -159,24 +157,16 @@ class Demo:
         from transformers.utils import logging
 
         from ..evaluation import HistoryResult, RecallResult, measure_memory, recall_map, write_report
+        from ..facts import run_facts
         from ..systems import load_model
 
         logging.disable_progress_bar()
         scored = {s: HistoryResult.from_dict(self.results[f"score-{s}"]) for s in TRAINED}
-        first = scored["hmt"]
-        perplexity = HistoryResult(
-            nll={SYSTEMS[s]: result.nll[s] for s, result in scored.items()},
-            targets=first.targets,
-            segment_length=first.segment_length,
-            skip=first.skip,
-            documents=first.documents,
-            long_enough=first.long_enough,
-            seed=first.seed,
-        )
+        perplexity = replace(scored["hmt"], nll={SYSTEMS[s]: result.nll[s] for s, result in scored.items()})
         recall = {SYSTEMS[s]: RecallResult.from_dict(self.results[f"ask-{s}"]) for s in RECALL}
         model = load_model(self.folder / "hmt")
         asked = load_model(self.folder / "recall-hmt")
-        setup = {**self._setup(), "seconds in all": round(seconds)}
+        setup = {**run_facts(self.settings.seed), "seconds in all": round(seconds)}
         summary = summarise(perplexity, recall, self.results, self.settings)
         write_report(
             {
@@ -217,11 +207,6 @@ class Demo:
         generator = torch.Generator().manual_seed(self.settings.seed)
         segments = min(32, max(self.settings.recall.lengths))
         return recall_task(self.settings.recall).sample(1, segments, generator)["input_ids"][0].tolist()
-
-    def _setup(self) -> dict[str, Any]:
-        from ..facts import run_facts
-
-        return run_facts(self.settings.seed)
 
 
 def _hmt(*words) -> str:

@@ -18,7 +18,7 @@ from transformers import initialization as init
 
 from ..backbone import Vectors
 from ..config import MemoryConfig, strict
-from ..frame import Frame, assemble, read_out, slide
+from ..frame import Frame, assemble, read_out, slide, tokens_seen
 from ..model import SegmentMemoryModel
 from ..state import MemoryState
 
@@ -184,7 +184,7 @@ class HMTForCausalLM(SegmentMemoryModel):
             recalled, log_weights, folded = state["latest"], None, None
         recalled = recalled * config.memory_scale
         prompt = torch.where(started, recalled, self.first_prompt(batch)[:, 0])[:, None]
-        seen = (state.segments * config.segment_length).clamp(max=config.sensory_length)
+        seen = tokens_seen(state.segments, config.segment_length, config.sensory_length)
         return Frame(prompt, prompt, state["sensory"], seen, log_weights, folded)
 
     def absorb(self, state, outputs, segment, full, prepared) -> MemoryState:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..backbone import Vectors
 from ..config import MemoryConfig, strict
-from ..frame import Frame, slide
+from ..frame import Frame, slide, tokens_seen
 from ..model import SegmentMemoryModel
 from ..state import MemoryState
 
@@ -66,7 +66,7 @@ class RMTForCausalLM(SegmentMemoryModel):
         memory = torch.where(
             started, state["memory"] * config.memory_scale, self.first_prompt(state.batch_size)
         )
-        seen = (state.segments * config.segment_length).clamp(max=config.sensory_length)
+        seen = tokens_seen(state.segments, config.segment_length, config.sensory_length)
         return Frame(memory, memory, state["sensory"], seen)
 
     def absorb(self, state, outputs, segment, full, prepared) -> MemoryState:

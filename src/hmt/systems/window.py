@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..backbone import embedding_table
 from ..config import MemoryConfig, strict
-from ..frame import Frame, slide
+from ..frame import Frame, slide, tokens_seen
 from ..model import SegmentMemoryModel
 from ..state import MemoryState
 
@@ -48,7 +48,7 @@ class WindowForCausalLM(SegmentMemoryModel):
     def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
         table = embedding_table(self.backbone)
         none = table.weight.new_zeros(state.batch_size, 0, table.embedding_dim)
-        seen = (state.segments * self.config.segment_length).clamp(max=self.config.window_length)
+        seen = tokens_seen(state.segments, self.config.segment_length, self.config.window_length)
         return Frame(none, none, state["window"], seen)
 
     def absorb(self, state, outputs, segment, full, prepared) -> MemoryState:
