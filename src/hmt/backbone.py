@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -17,6 +18,8 @@ logger = logging.get_logger(__name__)
 # These rebuild token ids from `inputs_embeds`, or add per-token embeddings of their own: vectors that belong
 # to no token are refused or silently mistreated.
 _UNSUPPORTED = ("gemma3n", "gemma4")
+
+T = TypeVar("T")
 
 
 def load_backbone(source: str | PreTrainedModel, **kwargs) -> PreTrainedModel:
@@ -28,13 +31,38 @@ def load_backbone(source: str | PreTrainedModel, **kwargs) -> PreTrainedModel:
             )
         backbone = source
     elif isinstance(source, str) or hasattr(source, "__fspath__"):
-        backbone = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+        backbone = load_with_attention(partial(AutoModelForCausalLM.from_pretrained, source), kwargs)
     else:
         raise ValueError(
             f"a backbone is a hub id, a folder or a PreTrainedModel, not {type(source).__name__}"
         )
     check_backbone(backbone)
     return backbone
+
+
+def load_with_attention(load: Callable[..., T], kwargs: dict) -> T:
+    """`load(**kwargs)`; with "sdpa" or "eager", and a warning, where its `attn_implementation` cannot run.
+
+    That is one which is not installed, or which the family does not have. A name that transformers does not
+    know, and any error that stays with another attention, is raised as it came.
+    """
+    asked = kwargs.get("attn_implementation")
+    try:
+        return load(**kwargs)
+    except (ImportError, OSError, ValueError) as error:
+        kernel = isinstance(asked, str) and "/" in asked  # fetched from the hub, and that can fail too
+        if not kernel and (isinstance(error, OSError) or asked not in list(AttentionInterface())):
+            raise
+        for other in ("eager",) if asked == "sdpa" else ("sdpa", "eager"):
+            try:
+                loaded = load(**kwargs | {"attn_implementation": other})
+            except (ImportError, OSError, ValueError):
+                continue
+            logger.warning_once(
+                f"attn_implementation={asked!r} cannot be used, {other!r} is instead: {error}"
+            )
+            return loaded
+        raise
 
 
 def check_backbone(backbone: PreTrainedModel) -> None:
@@ -51,6 +79,13 @@ def check_backbone(backbone: PreTrainedModel) -> None:
         raise ValueError(
             f"{name}.forward has no `inputs_embeds` argument, so memory vectors cannot be fed to it; "
             "choose a causal LM that has one (nearly all in transformers do)"
+        )
+    parts = [part for part in backbone.modules() if isinstance(part, PreTrainedModel)]
+    if any(part.config._attn_implementation is None for part in parts):
+        raise ValueError(
+            f"{name} has lost its attention implementation and would run without a causal mask (it happens "
+            "when its config is made part of another one): set it with "
+            '`backbone.set_attn_implementation("sdpa")` (or "eager"), or load the backbone again'
         )
 
 
@@ -87,6 +122,11 @@ def last_hidden(backbone: PreTrainedModel, embeddings: Tensor, **kwargs) -> tupl
             "an output could not be fed back as a memory vector"
         )
     return hidden, output.get("past_key_values")
+
+
+def new_cache(backbone: PreTrainedModel) -> DynamicCache:
+    """An empty KV cache of the kind the backbone's layers need."""
+    return DynamicCache(config=backbone.config.get_text_config())
 
 
 def takes_position_ids(backbone: PreTrainedModel) -> bool:
@@ -126,6 +166,33 @@ def check_head(backbone: PreTrainedModel) -> None:
             f"{type(backbone).__name__} transforms its logits after the head in a way this library does "
             "not know; "
             "please report the model type so that it can be supported"
+        )
+
+
+@torch.no_grad()
+def check_causal(backbone: PreTrainedModel) -> None:
+    """ValueError if a vector changes the outputs before it, with neither mask nor position ids: as used here.
+
+    Everything rests on it (rows are padded on the right, the suffix stands behind the tokens), and a backbone
+    that lost its mask computes on without a sound. Costs one pass over two rows of four vectors.
+    """
+    table = embedding_table(backbone)
+    if table.weight.device.type == "meta":
+        return
+    ids = torch.arange(4, device=table.weight.device) % backbone.config.get_text_config().vocab_size
+    with evaluating(backbone):
+        row = table(ids)
+        # noise, not another token: untrained tokens can share one embedding
+        noise = torch.randn(row.shape[-1], generator=torch.Generator().manual_seed(0)).to(row)
+        other = torch.cat([row[:-1], row[-1:] + row.float().square().mean().sqrt().to(row) * noise])
+        hidden = last_hidden(backbone, torch.stack([row, other]))[0][:, :-1].float()
+    change = (hidden[0] - hidden[1]).norm(dim=-1) / hidden[0].norm(dim=-1).clamp(min=1e-30)
+    # Kernels may round rows differently, in half and quantised precision by much; a lost mask changes more.
+    if change.max() > (1e-3 if row.dtype in (torch.float32, torch.float64) else 5e-2):
+        raise ValueError(
+            f"{type(backbone).__name__} is not causal: its outputs depend on vectors behind them "
+            f"(attn_implementation={backbone.config._attn_implementation!r}). Load it as a decoder, with "
+            'attn_implementation="sdpa" or "eager"'
         )
 
 

@@ -89,9 +89,10 @@ def check_mask(mask: Tensor | None, ids: Tensor) -> Tensor | None:
 
 
 def check_training(
-    ids: Tensor, labels: Tensor | None, targets: Tensor | None, bptt_depth: int | None
+    ids: Tensor, labels: Tensor | None, targets: Tensor | None, bptt_depth: int | None, chunk: int | None
 ) -> None:
     """The arguments of `forward` that only training uses."""
+    check_chunk(chunk)
     if labels is not None and labels.shape != ids.shape:
         raise ValueError(f"labels are {tuple(labels.shape)} and input_ids {tuple(ids.shape)}; they align")
     if targets is not None and targets.shape[:-1] != (ids.shape[0],):
@@ -100,6 +101,12 @@ def check_training(
         )
     if bptt_depth is not None and bptt_depth < 1:
         raise ValueError(f"bptt_depth is a number of segments (at least 1) or None, got {bptt_depth}")
+
+
+def check_chunk(chunk: int | None) -> None:
+    """The number of segments that are prepared in one batch."""
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk is a number of segments (at least 1), got {chunk}")
 
 
 def check_vocabulary(ids: Tensor, vocabulary: int) -> None:

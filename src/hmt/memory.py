@@ -29,16 +29,25 @@ class OpenKV:
 
     Attributes:
         cache: the backbone's own cache over [prefix | sensory | open tokens], left-padded.
-        mask: int64 [B, T] over its slots, or None when no row is padded.
+        mask: int64 [B, T] over its slots and the pending ones, or None when no row is padded.
         frame: the frame it was built with (its suffix closes the segment).
+        lengths: open tokens per stream, as Python numbers: no device is asked for them at every token.
+        kept: False where the next token changes the frame, and with it all of the cache.
+        pending: [B, n, d], vectors that stand behind the cached ones and are run with the next token.
     """
 
     cache: Any
     mask: Tensor | None
     frame: Frame
+    lengths: list[int]
+    kept: bool = True
+    pending: Tensor | None = None
 
     def rows(self, index: Tensor) -> None:
-        self.cache.batch_select_indices(index)
+        if self.cache.get_seq_length():
+            self.cache.batch_select_indices(index)
+        self.lengths = [self.lengths[row] for row in index.tolist()]
+        self.pending = None if self.pending is None else self.pending.index_select(0, index)
         self.mask = None if self.mask is None else self.mask.index_select(0, index)
         self.frame = self.frame.rows(index)
 

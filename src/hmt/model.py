@@ -18,20 +18,23 @@ from transformers import initialization as init
 
 from . import backbone as bb
 from . import inputs
+from .asking import ask_inside
+from .compiled import CompiledSteps
 from .config import MemoryConfig
-from .decode import append_token, can_append
+from .decode import append, can_append
 from .frame import Frame, assemble, read_out
 from .generation import MemoryGenerationMixin
+from .keeper import KeeperMixin
 from .memory import Memory
-from .origin import LiveOrigin, check_same
 from .outputs import MemoryOutput, StepOutput
+from .reading import ReadingMixin
 from .recall_loss import in_batch, own_bank
 from .segments import Grid, make_grid, shift_labels
 from .state import MemoryState
 from .wrapper import BackboneWrapper
 
 
-class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
+class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGenerationMixin):
     """Base of all systems. A subclass defines `initial_state`, `prepare`, `frame` and `absorb`."""
 
     config_class = MemoryConfig
@@ -49,6 +52,8 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
     # Which of the two hooks reads what `prepare` returns; spares the other one the work while decoding.
     frame_reads_prepared = False
     absorb_reads_prepared = False
+    # Whether frames hold a question that is answered in the middle of a segment.
+    asks_inside = False
 
     def __init__(self, config: MemoryConfig, backbone: PreTrainedModel | None = None):
         if config.memory_scale == "embedding":
@@ -64,6 +69,7 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
             for part in parts:
                 part._is_hf_initialized = True  # post_init must not initialise trained weights again
         self.backbone = backbone
+        self.compiled: CompiledSteps | None = None  # see `compile_steps`
         self.add_modules(bb.embedding_table(backbone).embedding_dim)
         self.post_init()
 
@@ -81,16 +87,24 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
         """The state of streams that have read nothing."""
         raise NotImplementedError  # pragma: no cover - abstract
 
-    def prepare(self, segments: Tensor, lengths: Tensor) -> Tensor | None:
+    def prepare(self, segments: Tensor, lengths: Tensor | None) -> Tensor | None:
         """What depends on the tokens of each segment alone, for many segments in one pass.
 
-        segments int64 [B, S, w], lengths int64 [B, S] -> [B, S, ...] or None when the system needs nothing.
+        segments int64 [B, S, w], lengths int64 [B, S] (None: all w) -> [B, S, ...], or None when the system
+        needs nothing.
         """
         return None
 
     def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
         """The vectors and raw tokens around the next segment."""
         raise NotImplementedError  # pragma: no cover - abstract
+
+    def answer(self, state: MemoryState, frame: Frame, question: Tensor, asked: Tensor) -> Frame:
+        """The frame, completed with what stands after its `ask`, whose outputs are `question` [B, d].
+
+        asked: bool [B], False in rows whose segment ends before the question: nothing is known of them.
+        """
+        raise NotImplementedError  # pragma: no cover - only systems that ask are asked
 
     def absorb(
         self, state: MemoryState, outputs: Tensor, segment: Tensor, full: Tensor, prepared: Tensor | None
@@ -120,7 +134,22 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
         return self.backbone.get_input_embeddings()(ids)
 
     def hidden(self, embeddings: Tensor) -> Tensor:
+        """The backbone's outputs [B, T, d] of vectors [B, T, d]."""
+        if self.compiled and self.training and embeddings.shape[1] == self.compiled.frame_length:
+            return self.compiled.hidden(embeddings)
         return bb.last_hidden(self.backbone, embeddings)[0]
+
+    def compile_steps(self, mode: str | None = "auto", **options) -> None:
+        """Compile reading, and the backbone's pass over a whole segment in training.
+
+        One step of reading becomes one graph; tails of a text are not compiled, and batches are filled up to the
+        next power of two, so that neither compiles anything again. What cannot be compiled runs as before, with a
+        warning.
+
+        Args:
+            mode, options: of `torch.compile`; "auto" records CUDA graphs on a GPU and is the default elsewhere.
+        """
+        self.compiled = CompiledSteps(self, mode, options)
 
     def step(
         self,
@@ -128,24 +157,30 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
         state: MemoryState,
         lengths: Tensor | None = None,
         prepared: Tensor | None = None,
+        seen: int | None = None,
     ) -> StepOutput:
         """Read one segment. Pure: nothing but the return value changes.
 
         Args:
             segment: int64 [B, w], w <= L. lengths: int64 [B] real tokens per row; None means all w.
             prepared: this segment's slice of `prepare`; computed here when it is None.
+            seen: raw tokens to read again, where they are known to be as many in every row: no padding then.
         A row becomes memory only when it holds all L tokens; the others keep their state.
         """
-        full_length = self.config.segment_length
-        if lengths is None:
-            lengths = torch.full((segment.shape[0],), segment.shape[1], device=segment.device)
         if prepared is None:
             prepared = self.prepare_one(segment, lengths)
         frame = self.frame(state, prepared)
-        embeddings = assemble(frame, self.embed(frame.sensory), self.embed(segment), lengths)
-        hidden, outputs = read_out(self.hidden(embeddings), frame, segment.shape[1], lengths)
+        raw, tokens = self.embed(frame.sensory), self.embed(segment)
+        if frame.ask is None:
+            # what a row holds beyond its length changes nothing before it, and is not absorbed
+            hidden = self.hidden(assemble(frame, raw, tokens, None, seen))
+            hidden, outputs = read_out(hidden, frame, segment.shape[1], None, seen)
+        else:
+            hidden, outputs, frame = ask_inside(self, state, frame, raw, tokens, lengths, seen)
+        full_length = self.config.segment_length
         if segment.shape[1] == full_length:
-            state = self.absorb(state, outputs, segment, lengths == full_length, prepared)
+            full = torch.ones_like(state.segments, dtype=torch.bool) if lengths is None else lengths == full_length
+            state = self.absorb(state, outputs, segment, full, prepared)
         return StepOutput(hidden, state, frame.recall, frame.query)
 
     @torch.no_grad()
@@ -157,10 +192,11 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
         with bb.evaluating(self):
             prepared = self.prepare_one(memory.open_ids[:, :1], memory.open_lengths + 1)
             frame = self.frame(memory.state, prepared)
-        return frame.prefix.shape[1] + frame.sensory.shape[1] + frame.suffix.shape[1]
+        inside = 0 if frame.ask is None else 2 * frame.ask.shape[1]  # the question and its answer
+        return frame.prefix.shape[1] + frame.sensory.shape[1] + frame.suffix.shape[1] + inside
 
-    def prepare_one(self, segment: Tensor, lengths: Tensor) -> Tensor | None:
-        prepared = self.prepare(segment[:, None], lengths[:, None])
+    def prepare_one(self, segment: Tensor, lengths: Tensor | None) -> Tensor | None:
+        prepared = self.prepare(segment[:, None], None if lengths is None else lengths[:, None])
         return None if prepared is None else prepared[:, 0]
 
     def run(
@@ -177,25 +213,39 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
         Args:
             bptt_depth: detach the state after every so many segments; None lets gradients flow through all.
             replay: recompute each step in the backward pass instead of storing it.
-            chunk: segments whose `prepare` runs in one batch; None means all.
+            chunk: segments whose `prepare` runs in one batch; None means all, or two with replay: the pass over
+                their heads is then recomputed, and must not need more memory than that of a step.
         """
-        chunk = chunk or grid.num_segments
-        call = checkpointed if replay and torch.is_grad_enabled() else plainly
+        training = torch.is_grad_enabled()
+        call = checkpointed if replay and training else plainly
+        chunk = chunk or (2 if replay and training else grid.num_segments)
+        youngest, oldest = torch.stack([*state.segments.aminmax()]).tolist()
+        if training:
+            state = state.recording(fresh=oldest == 0)
         for start in range(0, grid.num_segments, chunk):
-            parts = [grid.segment(i) for i in range(start, min(start + chunk, grid.num_segments))]
-            queue = self._prepare_parts(parts, call)
-            for offset, (ids, lengths) in enumerate(parts):
-                index = start + offset
+            stop = min(start + chunk, grid.num_segments)
+            queue = self._prepare_parts(grid, start, stop, call)
+            for index in range(start, stop):
                 if bptt_depth and index and index % bptt_depth == 0:
                     state = state.detach()
-                output = call(self.step, ids, state, lengths, queue[offset])
+                ids, lengths = grid.segment(index)
+                seen = self.known_raw_tokens(youngest + index, oldest + index)
+                output = call(self.step, ids, state, lengths, queue[index - start], seen)
                 state = output.state
                 yield index, output
 
-    def _prepare_parts(self, parts: list[tuple[Tensor, Tensor]], call) -> list:
+    def known_raw_tokens(self, youngest: int, oldest: int) -> int | None:
+        """How many raw tokens are read again, if it is the same for streams of these ages (in segments)."""
+        most = self.config.raw_tokens
+        least, full = (min(most, age * self.config.segment_length) for age in (youngest, oldest))
+        return least if least == full else None
+
+    def _prepare_parts(self, grid: Grid, start: int, stop: int, call) -> list:
+        parts = [grid.segment(index) for index in range(start, stop)]
         width = max(ids.shape[1] for ids, _ in parts)
         ids = torch.stack([torch.nn.functional.pad(i, (0, width - i.shape[1])) for i, _ in parts], dim=1)
-        lengths = torch.stack([n for _, n in parts], dim=1)
+        full = all(lengths is None and i.shape[1] == width for i, lengths in parts)
+        lengths = None if full else torch.stack([grid.lengths_of(i) for i in range(start, stop)], dim=1)
         prepared = call(self.prepare, ids, lengths)
         return [None] * len(parts) if prepared is None else list(prepared.unbind(1))
 
@@ -214,6 +264,7 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
         recall_negatives: bool = False,
         bptt_depth: int | None = None,
         replay: bool = False,
+        chunk: int | None = None,
         output_recall: bool = False,
         inputs_embeds: Tensor | None = None,
         return_dict: bool | None = None,
@@ -238,7 +289,7 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
             recall_loss_weight: weight of the recall loss in `loss`.
             recall_negatives: let the memory embeddings of the other streams of the batch join the recall loss
                 as wrong answers, so that recall learns to be sharp among many segments from samples of few.
-            bptt_depth, replay: see `run`.
+            bptt_depth, replay, chunk: see `run`.
             output_recall: return recall weights.
         Returns a `MemoryOutput`. At a masked column the logits are those of the last real token before it.
         """
@@ -249,45 +300,47 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
         inputs.check_keywords(kwargs, self.forward)
         input_ids = inputs.check_ids(input_ids)
         mask = inputs.check_mask(attention_mask, input_ids)
-        inputs.check_training(input_ids, labels, recall_targets, bptt_depth)
+        inputs.check_training(input_ids, labels, recall_targets, bptt_depth, chunk)
         batch, width = input_ids.shape
         given = past_key_values is not None
         memory = self.memory_for(past_key_values, batch)
         if use_cache is None:
             use_cache = given or not (self.training or labels is not None)
-        if use_cache and can_append(self, memory, input_ids, mask) and labels is None and not output_recall:
-            if input_ids.device.type == "cpu":  # elsewhere it would wait for the device at every token
+        columns = inputs.kept_columns(logits_to_keep, width).to(input_ids.device)
+        plain = labels is None and recall_targets is None and not output_recall
+        if use_cache and plain and can_append(self, memory, input_ids, mask):
+            if width > 1 or input_ids.device.type == "cpu":  # elsewhere it would wait for the device at every token
                 inputs.check_vocabulary(input_ids, self.config.vocab_size)
-            hidden = append_token(self, memory, input_ids)
+            wanted = append(self, memory, input_ids).index_select(1, columns)
             memory.columns_fed += width
-            return self._output(return_dict, logits=bb.head(self.backbone, hidden), past_key_values=memory)
+            return self._output(return_dict, logits=bb.head(self.backbone, wanted), past_key_values=memory)
 
         grid = self._grid(input_ids, mask, memory, fresh=not given)
         targets = None if labels is None else shift_labels(grid, labels, mask)
         count = kwargs.get("num_items_in_batch")
         if targets is not None and count is None:
             count = (targets != -100).sum().clamp(min=1)
-        unwanted = logits_to_keep is None and self.training and labels is not None
-        columns = None if unwanted else inputs.kept_columns(logits_to_keep, width)
+        keeping = logits_to_keep is not None or not self.training or labels is None
 
         state, losses, kept, recalls, queries = memory.state, [], [], [], []
-        for index, out in self.run(grid, state, bptt_depth=bptt_depth, replay=replay):
+        for index, out in self.run(grid, state, bptt_depth=bptt_depth, replay=replay, chunk=chunk):
             state = out.state
             if targets is not None:
                 start = index * grid.segment_length
                 goal = targets[:, start : start + out.hidden.shape[1]]
                 losses.append(self._segment_loss(out.hidden, goal, count, replay))
-            if columns is not None:
+            if keeping:
                 kept.append(out.hidden)
             if out.recall is not None:
                 recalls.append(out.recall)
             if out.query is not None:
                 queries.append(out.query)
+        state = state.consolidated()
 
         loss = torch.stack(losses).sum() if losses else None
         logits = None
-        if columns is not None:
-            at = grid.positions.index_select(1, columns.to(input_ids.device))
+        if keeping:
+            at = grid.positions.index_select(1, columns)
             stream = torch.cat(kept, dim=1)
             wanted = stream.gather(1, at.clamp(min=0).unsqueeze(-1).expand(-1, -1, stream.shape[-1]))
             logits = bb.head(self.backbone, wanted)
@@ -311,80 +364,7 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
             recall_loss=recall_loss,
         )
 
-    @torch.no_grad()
-    def read(
-        self,
-        input_ids,
-        attention_mask: Tensor | None = None,
-        memory: Memory | None = None,
-        *,
-        chunk: int = 8,
-        progress=None,
-    ) -> Memory:
-        """Read text into a memory: no logits, constant memory, any length.
-
-        Args:
-            input_ids: int64 [B, T], [T] or a list of ids. attention_mask: as in `forward`.
-            memory: what to add to; left untouched. None starts new streams.
-            chunk: segments whose summaries run in one batch (more is faster and takes more memory).
-            progress: called as progress(tokens_done) after each segment.
-        Returns a new `Memory`.
-        """
-        input_ids = inputs.as_ids(input_ids, self.device)
-        mask = inputs.check_mask(attention_mask, input_ids)
-        given = memory is not None
-        memory = self.memory_for(memory, input_ids.shape[0]).copy()
-        grid = self._grid(input_ids, mask, memory, fresh=not given)
-        # the open segment stays raw ids: nothing is left to compute for it
-        closed, state = grid.longest // grid.segment_length, memory.state
-        with bb.evaluating(self):
-            for index, out in self.run(grid, state, chunk=chunk) if closed else ():
-                state = out.state
-                if progress is not None:
-                    progress(min((index + 1) * grid.segment_length, grid.longest))
-                if index + 1 == closed:
-                    break
-        self._advance(memory, state, grid, 0)
-        return memory
-
-    # -- memories -----------------------------------------------------------------------------------------
-
-    def new_memory(self, batch_size: int) -> Memory:
-        """The memory of streams that have read nothing."""
-        device = bb.embedding_table(self.backbone).weight.device
-        ids = torch.zeros(batch_size, self.config.segment_length, dtype=torch.long, device=device)
-        lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
-        return Memory(self.initial_state(batch_size), ids, lengths, self.origin())
-
-    def origin(self) -> LiveOrigin:
-        """What ties a memory to this model. The fingerprint is only computed when somebody saves or loads."""
-        return LiveOrigin(self)
-
-    def adopt(self, memory: Memory, source="the memory") -> Memory:
-        """Check that `memory` was made by this model, and move it to its device. ValueError if it was not."""
-        mine = self.origin()
-        check_same(memory.origin, mine, source)
-        fresh = self.initial_state(1)
-        want = {name: tensor.shape[1:] for name, tensor in fresh.tensors.items()}
-        have = {name: tensor.shape[1:] for name, tensor in memory.state.tensors.items()}
-        if want != have:
-            raise ValueError(f"{source} is damaged: its tensors have shapes {have}, this model needs {want}")
-        memory = memory.to(bb.embedding_table(self.backbone).weight.device)
-        memory.state = MemoryState({n: t.to(fresh[n].dtype) for n, t in memory.state.tensors.items()})
-        memory.origin = mine
-        return memory
-
-    def memory_for(self, cache, batch: int) -> Memory:
-        """`cache` as this model's memory of `batch` streams; a new one for None or an empty stock cache."""
-        if isinstance(cache, Memory):
-            if cache.batch_size != batch:
-                raise ValueError(f"the memory holds {cache.batch_size} streams and the input {batch} rows")
-            mine = isinstance(cache.origin, LiveOrigin) and cache.origin.owner is self
-            return cache if mine else self.adopt(cache)
-        if cache is not None and (not isinstance(cache, Cache) or cache.get_seq_length() > 0):
-            kind = ("filled " if isinstance(cache, Cache) else "") + type(cache).__name__
-            raise ValueError(f"past_key_values must be a hmt Memory made by this model, not a {kind}")
-        return self.new_memory(batch)
+    # -- pieces of forward --------------------------------------------------------------------------------
 
     def _grid(self, ids: Tensor, mask: Tensor | None, memory: Memory, fresh: bool) -> Grid:
         grid = make_grid(ids, mask, memory.open_ids, memory.open_lengths, self.config.segment_length)
@@ -398,8 +378,6 @@ class SegmentMemoryModel(BackboneWrapper, MemoryGenerationMixin):
         memory.open_ids, memory.open_lengths = grid.tail()
         memory.kv = None
         memory.columns_fed += columns
-
-    # -- pieces of forward --------------------------------------------------------------------------------
 
     def _segment_loss(self, hidden: Tensor, goal: Tensor, count, replay: bool) -> Tensor:
         def score(hidden: Tensor) -> Tensor:

@@ -40,12 +40,19 @@ class Grid:
     def num_segments(self) -> int:
         return self.ids.shape[1] // self.segment_length
 
-    def segment(self, index: int) -> tuple[Tensor, Tensor]:
-        """Ids [B, w] and lengths [B] (0..w) of segment `index`; w is L, or less where no row fills it."""
+    def segment(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Ids [B, w] and lengths [B] (0..w) of segment `index`; w is L, or less where no row fills it.
+
+        The lengths are None where every row fills it.
+        """
         start = index * self.segment_length
         width = min(self.segment_length, self.longest - start)
-        lengths = (self.lengths - start).clamp(0, self.segment_length)
-        return self.ids[:, start : start + width], lengths
+        full = start + width <= self.shortest
+        return self.ids[:, start : start + width], None if full else self.lengths_of(index)
+
+    def lengths_of(self, index: int) -> Tensor:
+        """Tokens of each row in segment `index`, int64 [B], 0..L."""
+        return (self.lengths - index * self.segment_length).clamp(0, self.segment_length)
 
     def tail(self) -> tuple[Tensor, Tensor]:
         """The open segment after this call: ids [B, L] (0 beyond) and lengths [B] (< L)."""

@@ -6,6 +6,7 @@ A checkpoint holds the whole model, or only what was trained beside a frozen or 
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ class BackboneWrapper(PreTrainedModel):
         fields.setdefault("base_model_revision", (backbone_kwargs or {}).get("revision"))
         config = cls.config_class(text_config=backbone.config, **fields)
         model = cls(config, backbone=backbone)
+        bb.check_causal(backbone)  # only now: its config has become part of another
         model.match_backbone()
         model.start_vectors(bb.embedding_table(backbone).weight)
         model.generation_config = backbone.generation_config
@@ -169,7 +171,8 @@ class BackboneWrapper(PreTrainedModel):
         if known is None and pretrained_model_name_or_path is not None:
             known = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
         if not getattr(known, "adapter_only", False):
-            return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+            load = partial(super().from_pretrained, pretrained_model_name_or_path, *args, config=config)
+            return bb.load_with_attention(load, kwargs)
         options = {k: v for k, v in kwargs.items() if k not in (*_HUB_OPTIONS, "output_loading_info")}
         if known.base_model_revision:
             options["revision"] = known.base_model_revision

@@ -18,6 +18,7 @@ SYSTEMS = {
     "hmt-segment": (HMTForCausalLM, _HMT),
     "hmt-previous": (HMTForCausalLM, _HMT | {"recall_query": "previous", "memory_scale": 0.7}),
     "hmt-memory": (HMTForCausalLM, _HMT | {"recall_query": "memory"}),
+    "hmt-inline": (HMTForCausalLM, _HMT | {"recall_query": "inline", "memory_scale": 0.7}),
     "hmt-norecall": (HMTForCausalLM, _HMT | {"recall": False}),
     "rmt-1": (RMTForCausalLM, {"num_memory_tokens": 1}),
     "rmt-2": (RMTForCausalLM, {"num_memory_tokens": 2, "memory_scale": 0.7}),

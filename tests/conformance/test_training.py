@@ -82,7 +82,8 @@ def test_replay_replays_dropout():
     got = []
     for replay in (False, True):
         torch.manual_seed(1)
-        got.append(gradients(model, ids, labels=ids, replay=replay))
+        # with the same chunk the random numbers are drawn in the same order
+        got.append(gradients(model, ids, labels=ids, replay=replay, chunk=2))
     for name in got[0]:
         close(got[1][name], got[0][name], atol=1e-6)
 

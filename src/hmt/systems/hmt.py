@@ -6,10 +6,14 @@ Per segment n of L new tokens H_n:
     H   = BBM([P_n | H_{n-1}[L-k, L) | H_n | P_n])                                  (4)
     token outputs = H at H_n;  M_n = H at the trailing P_n                          (5)
 Without recall (training stage 1) P_n is the last memory embedding, as in RMT.
+
+Ours, `recall_query="inline"`: one pass, asked in the middle; the recall prompt sees only what stands before it.
+    H   = BBM([M_{n-1} | H_{n-1}[L-k, L) | H_n[0, j) | T | P_n | H_n[j, L) | P_n]),  S_n = H at T
 """
 
 # No `from __future__ import annotations` here: @strict does not check field types that are strings.
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -34,8 +38,10 @@ class HMTConfig(MemoryConfig):
         recall_dim: width of W_q and W_k [d_h]; None means the width of the embeddings.
         recall_query: where the query comes from: "segment" (head of the segment being read: the paper; its
             recall prompt sees the first j tokens, so only positions >= j are scored fairly), "previous" (tail
-            of the segment before: strictly causal) or "memory" (the last memory embedding: causal, and no
-            summary pass).
+            of the segment before: strictly causal), "memory" (the last memory embedding: causal, and no
+            summary pass) or "inline" (ours: the summary prompt stands after the first j tokens of the segment and
+            the recall prompt behind it: causal, and no summary pass; the first j tokens are read with the last
+            memory embedding alone).
         recall: False is training stage 1.
     """
 
@@ -45,7 +51,7 @@ class HMTConfig(MemoryConfig):
     sensory_length: int = 32
     memory_size: int = 300
     recall_dim: int | None = None
-    recall_query: Literal["segment", "previous", "memory"] = "segment"
+    recall_query: Literal["segment", "previous", "memory", "inline"] = "segment"
     recall: bool = True
 
     def __post_init__(self, **kwargs):
@@ -121,6 +127,10 @@ class HMTForCausalLM(SegmentMemoryModel):
     def absorb_reads_prepared(self) -> bool:  # type: ignore[override]
         return self.config.recall and self.config.recall_query == "previous"
 
+    @property
+    def asks_inside(self) -> bool:  # type: ignore[override]
+        return self.config.recall and self.config.recall_query == "inline"
+
     def initial_state(self, batch_size: int) -> MemoryState:
         config, like = self.config, self.first_prompt.weight
         width = like.shape[1]
@@ -143,63 +153,81 @@ class HMTForCausalLM(SegmentMemoryModel):
             init.orthogonal_(module.query.weight)
             init.copy_(module.key.weight, module.query.weight)
 
-    def summarise(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Equation 1 for R runs of tokens at once: int64 [R, w], lengths [R] -> [R, d]."""
+    def summarise(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
+        """Equation 1 for R runs of tokens at once: int64 [R, w], lengths [R] or None: all w -> [R, d]."""
         prompt = self.summary_prompt(ids.shape[0])
         none = ids[:, :0]
-        frame = Frame(prompt, prompt, none, torch.zeros_like(lengths))
-        hidden = self.hidden(assemble(frame, self.embed(none), self.embed(ids), lengths))
-        return read_out(hidden, frame, 0, lengths)[1][:, 0]
+        frame = Frame(prompt, prompt, none, ids.new_zeros(len(ids)))
+        hidden = self.hidden(assemble(frame, self.embed(none), self.embed(ids), lengths, seen=0))
+        return read_out(hidden, frame, ids.shape[1], lengths, seen=0)[1][:, 0]
 
-    def prepare(self, segments: Tensor, lengths: Tensor) -> Tensor | None:
+    def prepare(self, segments: Tensor, lengths: Tensor | None) -> Tensor | None:
         """Summaries [B, S, d] of all segments in one pass: of their heads, or of their tails ("previous")."""
         config = self.config
-        if not config.recall or config.recall_query == "memory":
+        if not (self.frame_reads_prepared or self.absorb_reads_prepared):
             return None
-        ids, lengths_flat = segments.flatten(0, 1), lengths.flatten()
+        ids = segments.flatten(0, 1)
         j = min(config.summary_length, ids.shape[1])
+        covered = None if lengths is None else lengths.flatten().clamp(max=j)
         if config.recall_query == "segment":
             ids = ids[:, :j]
+        elif lengths is None:
+            ids = ids[:, ids.shape[1] - j :]
         else:  # the last j real tokens of each row
-            start = (lengths_flat - j).clamp(min=0)[:, None]
+            start = (lengths.flatten() - j).clamp(min=0)[:, None]
             index = start + torch.arange(j, device=ids.device)
             ids = ids.gather(1, index.clamp(max=ids.shape[1] - 1))
-        summary = self.summarise(ids, lengths_flat.clamp(max=j))
-        return summary.view(*lengths.shape, -1)
+        return self.summarise(ids, covered).view(*segments.shape[:2], -1)
 
     def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
         config = self.config
-        batch = state.batch_size
-        started = (state.segments > 0)[:, None]
-        if config.recall:
-            if config.recall_query == "segment":
-                assert prepared is not None
-                query = prepared
-            else:
-                query = state["query"] if config.recall_query == "previous" else state["latest"]
-            filled = self.slot_segments(state.segments) >= 0
-            folded = self.recall.fold(query)
-            recalled, log_weights = self.recall(folded, state["bank"], filled)
-        else:
-            recalled, log_weights, folded = state["latest"], None, None
-        recalled = recalled * config.memory_scale
-        prompt = torch.where(started, recalled, self.first_prompt(batch)[:, 0])[:, None]
         seen = tokens_seen(state.segments, config.segment_length, config.sensory_length)
+        if self.asks_inside:
+            latest = self._prompt(state, state["latest"])
+            ask = self.summary_prompt(state.batch_size)
+            return Frame(latest, latest, state["sensory"], seen, ask=ask, split=config.summary_length)
+        recalled, log_weights, folded = state["latest"], None, None
+        if config.recall_query == "segment":
+            query = prepared
+        else:
+            query = state["query" if config.recall_query == "previous" else "latest"]
+        if config.recall:
+            assert query is not None
+            recalled, log_weights, folded = self._recall(state, query)
+        prompt = self._prompt(state, recalled)
         return Frame(prompt, prompt, state["sensory"], seen, log_weights, folded)
+
+    def answer(self, state: MemoryState, frame: Frame, question: Tensor, asked: Tensor) -> Frame:
+        recalled, log_weights, folded = self._recall(state, question)
+        log_weights = log_weights.masked_fill(~asked[:, None], torch.finfo(log_weights.dtype).min)
+        prompt = self._prompt(state, recalled)
+        return replace(frame, answer=prompt, suffix=prompt, recall=log_weights, query=folded)
+
+    def _recall(self, state: MemoryState, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Recalled vector [B, d], log weights [B, N] and folded query [B, d] for queries [B, d]."""
+        folded, bank = self.recall.fold(query), state.ring("bank")
+        held = self.slot_segments(state.segments)
+        recalled, log_weights = self.recall(folded, bank, (held >= 0)[:, : bank.shape[1]])
+        unwritten = held.shape[1] - bank.shape[1]
+        floor = torch.finfo(log_weights.dtype).min
+        return recalled, nn.functional.pad(log_weights, (0, unwritten), value=floor), folded
+
+    def _prompt(self, state: MemoryState, recalled: Tensor) -> Tensor:
+        """[B, 1, d] of vectors [B, d] out of memory, as they are fed in; the learned one where there are none."""
+        started = (state.segments > 0)[:, None]
+        scaled = recalled * self.config.memory_scale
+        return torch.where(started, scaled, self.first_prompt(state.batch_size)[:, 0])[:, None]
 
     def absorb(self, state, outputs, segment, full, prepared) -> MemoryState:
         embedding = outputs[:, 0]
-        size = state["bank"].shape[1]
-        slot = torch.arange(size, device=segment.device) == (state.segments % size)[:, None]
         new = {
-            "bank": torch.where(slot[..., None], embedding[:, None].to(state["bank"].dtype), state["bank"]),
             "latest": embedding,
             "sensory": slide(state["sensory"], segment),
             "segments": state.segments + 1,
         }
         if "query" in state.tensors and prepared is not None:
             new["query"] = prepared
-        return state.updated(full, **new)
+        return state.push(full, bank=embedding).updated(full, **new)
 
     def settled(self, open_lengths: Tensor) -> Tensor:
         if self.frame_reads_prepared:

@@ -52,13 +52,14 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
         H_n = embed(model, segment)
         sensory = embed(model, previous[max(0, start - k) :])
         weights = ids.new_zeros(0, dtype=T.dtype)
+        inline = config.recall and config.recall_query == "inline"
+        latest = memory[-1] * scale if memory else model.first_prompt.weight
 
-        if not memory:
-            P_n = model.first_prompt.weight
-        elif not config.recall:
-            P_n = memory[-1] * scale
-        else:
-            if config.recall_query == "segment":
+        P_n = latest
+        if memory and config.recall and not (inline and len(segment) < j):
+            if inline:
+                S_n = run_backbone(model, [latest, sensory, H_n[:j], T])[0][-1:]
+            elif config.recall_query == "segment":
                 S_n = summary(segment[:j])
             elif config.recall_query == "previous":
                 S_n = summary(previous[-j:])
@@ -70,8 +71,13 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
             P_n = weights @ M * scale  # equation 3
             weights = weights[0]
 
-        hidden, out = run_backbone(model, [P_n, sensory, H_n, P_n])  # equation 4
-        logits.append(out[1 + len(sensory) : -1])
+        if inline:
+            hidden, out = run_backbone(model, [latest, sensory, H_n[:j], T, P_n, H_n[j:], P_n])
+            first = 1 + len(sensory)
+            logits.append(torch.cat([out[first : first + len(H_n[:j])], out[first + len(H_n[:j]) + 2 : -1]]))
+        else:
+            hidden, out = run_backbone(model, [P_n, sensory, H_n, P_n])  # equation 4
+            logits.append(out[1 + len(sensory) : -1])
         if len(segment) == L:
             memory.append(hidden[-1:])  # equation 5
         recall.append(weights)

@@ -28,6 +28,10 @@ class WindowConfig(MemoryConfig):
 
     window_length: int = 512
 
+    @property
+    def raw_tokens(self) -> int:
+        return self.window_length
+
     def check(self) -> None:
         super().check()
         if self.window_length < 0:

@@ -1,0 +1,123 @@
+"""Fixed shapes, compiled once: the step of reading as one graph, and the backbone's pass in training.
+
+The recurrence of a system is pure and its state has a fixed shape, so one graph serves every segment of every
+text. What would change a shape is kept out of it: unfinished segments are raw ids while reading and run without
+compilation elsewhere, and batches are filled up to a power of two with copies of their first stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from . import backbone as bb
+from .state import MemoryState
+
+if TYPE_CHECKING:
+    from .model import SegmentMemoryModel
+
+logger = logging.get_logger(__name__)
+
+# Graphs per function: batches of 1, 2, 4, ... streams, each with and without streams that have just begun.
+# torch's own limit of 8 counts all models of a process together.
+_MOST_GRAPHS = 64
+
+
+class CompiledSteps:
+    """The compiled functions of one model. A copy or a pickle of the model has none (None)."""
+
+    def __init__(self, model: SegmentMemoryModel, mode: str | None = None, options: dict | None = None):
+        cuda = model.device.type == "cuda"
+        if mode == "auto":
+            mode = "reduce-overhead" if cuda else None
+        self.model = model
+        self.frame_length = model.config.segment_length + model.positions_around()
+        # CUDA graphs write every result to the same place: what is kept beyond the next call is copied
+        self.graphs = cuda and mode in ("reduce-overhead", "max-autotune")
+        own = {"fullgraph": True, "dynamic": False} | (options or {})
+
+        def hidden(embeddings: Tensor) -> Tensor:
+            return bb.last_hidden(model.backbone, embeddings)[0]
+
+        def prepare(ids: Tensor) -> Tensor | None:
+            return model.prepare(ids, None)
+
+        def step(ids: Tensor, tensors: dict[str, Tensor], prepared: Tensor | None, seen: int | None) -> Any:
+            return model.step(ids, MemoryState(tensors), None, prepared, seen).state.tensors
+
+        # no CUDA graphs in training: the outputs of many segments live until the backward pass
+        trained = None if mode == "reduce-overhead" else "max-autotune-no-cudagraphs" if mode == "max-autotune" else mode
+        self.hidden = _OrPlain(hidden, "the backbone", {**own, "mode": trained})
+        self.prepare = _OrPlain(prepare, "prepare", {**own, "mode": mode})
+        self.step = _OrPlain(step, "step", {**own, "mode": mode})
+        self.raw_tokens = model.config.raw_tokens
+
+    def read_segments(self, ids: Tensor, state: MemoryState, youngest: int, oldest: int) -> Iterator[MemoryState]:
+        """As `reading.read_plainly`."""
+        batch = ids.shape[0]
+        places = 1 << (batch - 1).bit_length()
+        if places > batch:
+            index = torch.arange(places, device=ids.device)
+            index = torch.where(index < batch, index, 0)
+            ids, state = ids.index_select(0, index), state.rows(index)
+        prepared = self._prepared(ids)
+        tensors = dict(state.tensors)
+        for at in range(ids.shape[1]):
+            # two graphs: with all the raw tokens, or with any number of them
+            whole = self.model.known_raw_tokens(youngest + at, oldest + at) == self.raw_tokens
+            part = None if prepared is None else prepared[:, at]
+            tensors = self._call(self.step, ids[:, at], tensors, part, self.raw_tokens if whole else None)
+            state = MemoryState(tensors)
+            yield state if places == batch else state.map(lambda tensor: tensor[:batch])
+
+    def _prepared(self, ids: Tensor) -> Tensor | None:
+        if not (self.model.frame_reads_prepared or self.model.absorb_reads_prepared):
+            return None
+        # whole chunks have one shape; what is left of a text is prepared segment by segment
+        largest = self.largest_chunk = max(ids.shape[1], getattr(self, "largest_chunk", 1))
+        if ids.shape[1] == largest:
+            return self._call(self.prepare, ids.contiguous())
+        parts = [self._call(self.prepare, ids[:, at : at + 1].contiguous()) for at in range(ids.shape[1])]
+        return torch.cat(parts, dim=1)
+
+    def _call(self, function: Callable, *args) -> Any:
+        if not self.graphs:
+            return function(*args)
+        torch.compiler.cudagraph_mark_step_begin()
+        result = function(*args)
+        if isinstance(result, dict):
+            return {name: tensor.clone() for name, tensor in result.items()}
+        return None if result is None else result.clone()
+
+    def __deepcopy__(self, memo) -> None:
+        return None
+
+    def __reduce__(self):
+        return type(None), ()
+
+
+class _OrPlain:
+    """A compiled function; the plain one from the first failure on, which is told once."""
+
+    def __init__(self, function: Callable, name: str, options: dict):
+        self.plain, self.name = function, name
+        self.function: Callable = torch.compile(function, **options)
+
+    def __call__(self, *args):
+        if self.function is self.plain:
+            return self.plain(*args)
+        try:
+            with torch._dynamo.config.patch(recompile_limit=_MOST_GRAPHS):
+                return self.function(*args)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            result = self.plain(*args)  # raises the same where the arguments are to blame
+            self.function = self.plain
+            reason = str(error).strip().split("\n")[0]
+            logger.warning(f"{self.name} cannot be compiled and runs without: {type(error).__name__}: {reason}")
+            return result
