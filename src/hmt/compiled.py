@@ -35,7 +35,8 @@ class CompiledSteps:
         if mode == "auto":
             mode = "reduce-overhead" if cuda else None
         self.model = model
-        self.frame_length = model.config.segment_length + model.positions_around()
+        self.failed = False
+        self.lengths = model.pass_lengths()
         # CUDA graphs write every result to the same place: what is kept beyond the next call is copied
         self.graphs = cuda and mode in ("reduce-overhead", "max-autotune")
         own = {"fullgraph": True, "dynamic": False} | (options or {})
@@ -51,10 +52,12 @@ class CompiledSteps:
 
         # no CUDA graphs in training: the outputs of many segments live until the backward pass
         trained = None if mode == "reduce-overhead" else "max-autotune-no-cudagraphs" if mode == "max-autotune" else mode
-        self.hidden = _OrPlain(hidden, "the backbone", {**own, "mode": trained})
-        self.prepare = _OrPlain(prepare, "prepare", {**own, "mode": mode})
-        self.step = _OrPlain(step, "step", {**own, "mode": mode})
+        # a batch of another size is one more graph, for all sizes
+        self.hidden = _OrPlain(self, hidden, {**own, "mode": trained, "dynamic": None})
+        self.prepare = _OrPlain(self, prepare, {**own, "mode": mode})
+        self.step = _OrPlain(self, step, {**own, "mode": mode})
         self.raw_tokens = model.config.raw_tokens
+        self.largest_chunk = 1
 
     def read_segments(self, ids: Tensor, state: MemoryState, youngest: int, oldest: int) -> Iterator[MemoryState]:
         """As `reading.read_plainly`."""
@@ -64,25 +67,27 @@ class CompiledSteps:
             index = torch.arange(places, device=ids.device)
             index = torch.where(index < batch, index, 0)
             ids, state = ids.index_select(0, index), state.rows(index)
+        # segment by segment: every slice then has one layout, whatever it was cut from
+        ids = ids.transpose(0, 1).clone(memory_format=torch.contiguous_format)
         prepared = self._prepared(ids)
         tensors = dict(state.tensors)
-        for at in range(ids.shape[1]):
+        for at in range(ids.shape[0]):
             # two graphs: with all the raw tokens, or with any number of them
             whole = self.model.known_raw_tokens(youngest + at, oldest + at) == self.raw_tokens
-            part = None if prepared is None else prepared[:, at]
-            tensors = self._call(self.step, ids[:, at], tensors, part, self.raw_tokens if whole else None)
+            part = None if prepared is None else prepared[at]
+            tensors = self._call(self.step, ids[at], tensors, part, self.raw_tokens if whole else None)
             state = MemoryState(tensors)
             yield state if places == batch else state.map(lambda tensor: tensor[:batch])
 
     def _prepared(self, ids: Tensor) -> Tensor | None:
+        """ids [n, B, L] -> [n, B, ...]."""
         if not (self.model.frame_reads_prepared or self.model.absorb_reads_prepared):
             return None
         # whole chunks have one shape; what is left of a text is prepared segment by segment
-        largest = self.largest_chunk = max(ids.shape[1], getattr(self, "largest_chunk", 1))
-        if ids.shape[1] == largest:
-            return self._call(self.prepare, ids.contiguous())
-        parts = [self._call(self.prepare, ids[:, at : at + 1].contiguous()) for at in range(ids.shape[1])]
-        return torch.cat(parts, dim=1)
+        self.largest_chunk = max(len(ids), self.largest_chunk)
+        together = ids.flatten(0, 1)[None] if len(ids) == self.largest_chunk else ids
+        parts = [self._call(self.prepare, rows[:, None]) for rows in together]
+        return torch.cat(parts).view(*ids.shape[:2], *parts[0].shape[2:])
 
     def _call(self, function: Callable, *args) -> Any:
         if not self.graphs:
@@ -101,23 +106,24 @@ class CompiledSteps:
 
 
 class _OrPlain:
-    """A compiled function; the plain one from the first failure on, which is told once."""
+    """A compiled function, or the plain one from the first failure of any function of the model on."""
 
-    def __init__(self, function: Callable, name: str, options: dict):
-        self.plain, self.name = function, name
-        self.function: Callable = torch.compile(function, **options)
+    def __init__(self, owner: CompiledSteps, function: Callable, options: dict):
+        self.owner, self.plain = owner, function
+        self.compiled: Callable = torch.compile(function, **options)
 
     def __call__(self, *args):
-        if self.function is self.plain:
+        if self.owner.failed:
             return self.plain(*args)
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
         try:
             with torch._dynamo.config.patch(recompile_limit=_MOST_GRAPHS):
-                return self.function(*args)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            result = self.plain(*args)  # raises the same where the arguments are to blame
-            self.function = self.plain
-            reason = str(error).strip().split("\n")[0]
-            logger.warning(f"{self.name} cannot be compiled and runs without: {type(error).__name__}: {reason}")
-            return result
+                return self.compiled(*args)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            self.owner.failed = True
+            reason = " ".join(str(error).split())[:300]
+            logger.warning(
+                f"{type(self.owner.model.backbone).__name__} cannot be compiled here and runs without: {reason}"
+            )
+            return self.plain(*args)

@@ -7,7 +7,9 @@ sums the loss over tokens, truncates gradients, replays, and keeps the open segm
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ from .reading import ReadingMixin
 from .recall_loss import in_batch, own_bank
 from .segments import Grid, make_grid, shift_labels
 from .state import MemoryState
+from .token_loss import token_loss
 from .wrapper import BackboneWrapper
 
 
@@ -135,7 +138,7 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
 
     def hidden(self, embeddings: Tensor) -> Tensor:
         """The backbone's outputs [B, T, d] of vectors [B, T, d]."""
-        if self.compiled and self.training and embeddings.shape[1] == self.compiled.frame_length:
+        if self.compiled and embeddings.shape[1] in self.compiled.lengths and not torch.compiler.is_compiling():
             return self.compiled.hidden(embeddings)
         return bb.last_hidden(self.backbone, embeddings)[0]
 
@@ -195,6 +198,10 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
         inside = 0 if frame.ask is None else 2 * frame.ask.shape[1]  # the question and its answer
         return frame.prefix.shape[1] + frame.sensory.shape[1] + frame.suffix.shape[1] + inside
 
+    def pass_lengths(self) -> set[int]:
+        """Positions of the passes that a long text takes again and again: of whole segments."""
+        return {self.config.segment_length + self.positions_around()}
+
     def prepare_one(self, segment: Tensor, lengths: Tensor | None) -> Tensor | None:
         prepared = self.prepare(segment[:, None], None if lengths is None else lengths[:, None])
         return None if prepared is None else prepared[:, 0]
@@ -207,6 +214,7 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
         bptt_depth: int | None = None,
         replay: bool = False,
         chunk: int | None = None,
+        after: Callable[[int, StepOutput], StepOutput] | None = None,
     ) -> Iterator[tuple[int, StepOutput]]:
         """Step over the segments of a grid, yielding (index, output).
 
@@ -215,6 +223,8 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
             replay: recompute each step in the backward pass instead of storing it.
             chunk: segments whose `prepare` runs in one batch; None means all, or two with replay: the pass over
                 their heads is then recomputed, and must not need more memory than that of a step.
+            after: applied to every output, with the index of its segment. It belongs to what is replayed: a score
+                that it puts in the place of the hidden states is all that is stored of them.
         """
         training = torch.is_grad_enabled()
         call = checkpointed if replay and training else plainly
@@ -230,9 +240,13 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
                     state = state.detach()
                 ids, lengths = grid.segment(index)
                 seen = self.known_raw_tokens(youngest + index, oldest + index)
-                output = call(self.step, ids, state, lengths, queue[index - start], seen)
+                output = call(self._step_and, after, index, ids, state, lengths, queue[index - start], seen)
                 state = output.state
                 yield index, output
+
+    def _step_and(self, after, index: int, *args) -> StepOutput:
+        output = self.step(*args)
+        return output if after is None else after(index, output)
 
     def known_raw_tokens(self, youngest: int, oldest: int) -> int | None:
         """How many raw tokens are read again, if it is the same for streams of these ages (in segments)."""
@@ -321,28 +335,46 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
         if targets is not None and count is None:
             count = (targets != -100).sum().clamp(min=1)
         keeping = logits_to_keep is not None or not self.training or labels is None
+        recalling = recall_targets is not None or output_recall
+        # Losses of single segments are what replay needs; else the hidden states are there at the end anyway,
+        # and a fused kernel then keeps one gradient of the head instead of one per segment.
+        each = replay or not torch.is_grad_enabled()
+        score = partial(token_loss, self.backbone, count=count, loss_function=self.loss_function)
 
-        state, losses, kept, recalls, queries = memory.state, [], [], [], []
-        for index, out in self.run(grid, state, bptt_depth=bptt_depth, replay=replay, chunk=chunk):
-            state = out.state
-            if targets is not None:
+        def only_what_is_used(index: int, out: StepOutput) -> StepOutput:
+            if targets is not None and each:
                 start = index * grid.segment_length
-                goal = targets[:, start : start + out.hidden.shape[1]]
-                losses.append(self._segment_loss(out.hidden, goal, count, replay))
-            if keeping:
-                kept.append(out.hidden)
+                out.loss = score(out.hidden, targets[:, start : start + out.hidden.shape[1]])
+            return replace(
+                out,
+                # not a slice, which would keep the whole
+                hidden=out.hidden if keeping or (targets is not None and not each) else out.hidden.new_zeros(0),
+                recall=out.recall if recalling else None,
+                query=out.query if recall_negatives else None,
+            )
+
+        state, kept, losses, recalls, queries = memory.state, [], [], [], []
+        run = partial(self.run, bptt_depth=bptt_depth, replay=replay, chunk=chunk, after=only_what_is_used)
+        for _, out in run(grid, state):
+            state = out.state
+            kept.append(out.hidden)
+            if out.loss is not None:
+                losses.append(out.loss)
             if out.recall is not None:
                 recalls.append(out.recall)
             if out.query is not None:
                 queries.append(out.query)
         state = state.consolidated()
 
+        stream = torch.cat(kept, dim=1) if kept[0].dim() == 3 else None
         loss = torch.stack(losses).sum() if losses else None
+        if targets is not None and stream is not None and not each:
+            loss = score(stream, targets[:, : stream.shape[1]])
         logits = None
         if keeping:
-            at = grid.positions.index_select(1, columns)
-            stream = torch.cat(kept, dim=1)
-            wanted = stream.gather(1, at.clamp(min=0).unsqueeze(-1).expand(-1, -1, stream.shape[-1]))
+            assert stream is not None
+            at = grid.positions.index_select(1, columns).clamp(min=0)
+            wanted = stream.gather(1, at.unsqueeze(-1).expand(-1, -1, stream.shape[-1]))
             logits = bb.head(self.backbone, wanted)
 
         recall = torch.stack(recalls, dim=1) if recalls else None
@@ -378,20 +410,6 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
         memory.open_ids, memory.open_lengths = grid.tail()
         memory.kv = None
         memory.columns_fed += columns
-
-    def _segment_loss(self, hidden: Tensor, goal: Tensor, count, replay: bool) -> Tensor:
-        def score(hidden: Tensor) -> Tensor:
-            logits = bb.head(self.backbone, hidden)
-            return self.loss_function(
-                logits=logits,
-                labels=None,
-                vocab_size=logits.shape[-1],
-                num_items_in_batch=count,
-                shift_labels=goal.contiguous(),
-            )
-
-        # with replay the logits of a segment are recomputed too: they are the largest tensor of a step
-        return (checkpointed if replay and torch.is_grad_enabled() else plainly)(score, hidden)
 
     def _recall_loss(
         self,

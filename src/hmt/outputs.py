@@ -15,13 +15,15 @@ class StepOutput:
     """What one segment gives.
 
     hidden: [B, w, d] outputs at its tokens. state: the next state. recall: log recall weights [B, N] or None.
-    query: [B, d], what the recall compared the bank with (`Frame.query`), or None.
+    query: [B, d], what the recall compared the bank with (`Frame.query`), or None. loss: of its tokens, where
+    `run` was given something that scores them.
     """
 
     hidden: Tensor
     state: MemoryState
     recall: Tensor | None
     query: Tensor | None = None
+    loss: Tensor | None = None
 
 
 @dataclass

@@ -48,7 +48,9 @@ def recall_model(system: str, settings: Settings):
     if system == "rmt":
         return hmt.RMTForCausalLM.from_backbone(backbone, **common)
     largest = max(segments for segments, _, _ in recall.curriculum)
-    model = hmt.HMTForCausalLM.from_backbone(backbone, memory_size=largest, **common)
+    model = hmt.HMTForCausalLM.from_backbone(
+        backbone, memory_size=largest, recall_query=recall.query, **common
+    )
     with torch.no_grad():  # sharper from the start: training never sees as many segments as are asked over
         model.recall.query.weight.mul_(recall.recall_gain)
         model.recall.key.weight.mul_(recall.recall_gain)

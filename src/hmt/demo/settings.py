@@ -50,6 +50,7 @@ class RecallSettings:
     curriculum: tuple[tuple[int, int, int], ...] = ((2, 128, 25), (4, 64, 25), (8, 32, 75), (16, 16, 125))
     rate: float = 2e-3
     recall_gain: float = 2.0
+    query: str = "segment"
     lengths: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
     samples: int = 128
 

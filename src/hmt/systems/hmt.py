@@ -8,7 +8,8 @@ Per segment n of L new tokens H_n:
 Without recall (training stage 1) P_n is the last memory embedding, as in RMT.
 
 Ours, `recall_query="inline"`: one pass, asked in the middle; the recall prompt sees only what stands before it.
-    H   = BBM([M_{n-1} | H_{n-1}[L-k, L) | H_n[0, j) | T | P_n | H_n[j, L) | P_n]),  S_n = H at T
+    H   = BBM([T | H_{n-1}[L-k, L) | H_n[0, j) | T | P_n | H_n[j, L) | P_n]),  S_n = H at the second T
+With the last memory embedding in the place of the first T, recall did not learn to choose (docs/performance.md).
 """
 
 # No `from __future__ import annotations` here: @strict does not check field types that are strings.
@@ -40,8 +41,8 @@ class HMTConfig(MemoryConfig):
             recall prompt sees the first j tokens, so only positions >= j are scored fairly), "previous" (tail
             of the segment before: strictly causal), "memory" (the last memory embedding: causal, and no
             summary pass) or "inline" (ours: the summary prompt stands after the first j tokens of the segment and
-            the recall prompt behind it: causal, and no summary pass; the first j tokens are read with the last
-            memory embedding alone).
+            the recall prompt behind it: causal, and no summary pass; the first j tokens are read without
+            memory).
         recall: False is training stage 1.
     """
 
@@ -179,13 +180,18 @@ class HMTForCausalLM(SegmentMemoryModel):
             ids = ids.gather(1, index.clamp(max=ids.shape[1] - 1))
         return self.summarise(ids, covered).view(*segments.shape[:2], -1)
 
+    def pass_lengths(self) -> set[int]:
+        if not (self.frame_reads_prepared or self.absorb_reads_prepared):
+            return super().pass_lengths()
+        return super().pass_lengths() | {self.config.summary_length + 2}
+
     def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
         config = self.config
         seen = tokens_seen(state.segments, config.segment_length, config.sensory_length)
         if self.asks_inside:
-            latest = self._prompt(state, state["latest"])
             ask = self.summary_prompt(state.batch_size)
-            return Frame(latest, latest, state["sensory"], seen, ask=ask, split=config.summary_length)
+            latest = self._prompt(state, state["latest"])  # the suffix until the question is answered
+            return Frame(ask, latest, state["sensory"], seen, ask=ask, split=config.summary_length)
         recalled, log_weights, folded = state["latest"], None, None
         if config.recall_query == "segment":
             query = prepared

@@ -53,12 +53,11 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
         sensory = embed(model, previous[max(0, start - k) :])
         weights = ids.new_zeros(0, dtype=T.dtype)
         inline = config.recall and config.recall_query == "inline"
-        latest = memory[-1] * scale if memory else model.first_prompt.weight
 
-        P_n = latest
+        P_n = memory[-1] * scale if memory else model.first_prompt.weight
         if memory and config.recall and not (inline and len(segment) < j):
             if inline:
-                S_n = run_backbone(model, [latest, sensory, H_n[:j], T])[0][-1:]
+                S_n = run_backbone(model, [T, sensory, H_n[:j], T])[0][-1:]
             elif config.recall_query == "segment":
                 S_n = summary(segment[:j])
             elif config.recall_query == "previous":
@@ -72,7 +71,7 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
             weights = weights[0]
 
         if inline:
-            hidden, out = run_backbone(model, [latest, sensory, H_n[:j], T, P_n, H_n[j:], P_n])
+            hidden, out = run_backbone(model, [T, sensory, H_n[:j], T, P_n, H_n[j:], P_n])
             first = 1 + len(sensory)
             logits.append(torch.cat([out[first : first + len(H_n[:j])], out[first + len(H_n[:j]) + 2 : -1]]))
         else:
