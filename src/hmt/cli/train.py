@@ -21,7 +21,7 @@ _data = _panel("Data")
 _run = _panel("Run")
 
 System = Literal["hmt", "rmt", "window"]
-Query = Literal["segment", "previous", "memory"]
+Query = Literal["segment", "previous", "memory", "inline"]
 Tuning = Literal["full", "lora", "frozen"]
 Targets = Literal["none", "ngram"]
 

@@ -8,8 +8,8 @@ Per segment n of L new tokens H_n:
 Without recall (training stage 1) P_n is the last memory embedding, as in RMT.
 
 Ours, `recall_query="inline"`: one pass, asked in the middle; the recall prompt sees only what stands before it.
-    H   = BBM([T | H_{n-1}[L-k, L) | H_n[0, j) | T | P_n | H_n[j, L) | P_n]),  S_n = H at the second T
-With the last memory embedding in the place of the first T, recall did not learn to choose (docs/performance.md).
+    H   = BBM([H_{n-1}[L-k, L) | H_n[0, j) | T | P_n | H_n[j, L) | P_n]),  S_n = H at T
+With the last memory embedding in front, recall did not learn to choose (docs/performance.md).
 """
 
 # No `from __future__ import annotations` here: @strict does not check field types that are strings.
@@ -191,7 +191,7 @@ class HMTForCausalLM(SegmentMemoryModel):
         if self.asks_inside:
             ask = self.summary_prompt(state.batch_size)
             latest = self._prompt(state, state["latest"])  # the suffix until the question is answered
-            return Frame(ask, latest, state["sensory"], seen, ask=ask, split=config.summary_length)
+            return Frame(ask[:, :0], latest, state["sensory"], seen, ask=ask, split=config.summary_length)
         recalled, log_weights, folded = state["latest"], None, None
         if config.recall_query == "segment":
             query = prepared

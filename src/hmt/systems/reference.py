@@ -57,7 +57,7 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
         P_n = memory[-1] * scale if memory else model.first_prompt.weight
         if memory and config.recall and not (inline and len(segment) < j):
             if inline:
-                S_n = run_backbone(model, [T, sensory, H_n[:j], T])[0][-1:]
+                S_n = run_backbone(model, [sensory, H_n[:j], T])[0][-1:]
             elif config.recall_query == "segment":
                 S_n = summary(segment[:j])
             elif config.recall_query == "previous":
@@ -71,9 +71,9 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
             weights = weights[0]
 
         if inline:
-            hidden, out = run_backbone(model, [T, sensory, H_n[:j], T, P_n, H_n[j:], P_n])
-            first = 1 + len(sensory)
-            logits.append(torch.cat([out[first : first + len(H_n[:j])], out[first + len(H_n[:j]) + 2 : -1]]))
+            hidden, out = run_backbone(model, [sensory, H_n[:j], T, P_n, H_n[j:], P_n])
+            asked = len(sensory) + len(H_n[:j])  # where T stands
+            logits.append(torch.cat([out[len(sensory) : asked], out[asked + 2 : -1]]))
         else:
             hidden, out = run_backbone(model, [P_n, sensory, H_n, P_n])  # equation 4
             logits.append(out[1 + len(sensory) : -1])
