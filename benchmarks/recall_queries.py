@@ -1,9 +1,10 @@
 """Does every recall query learn to recall? The hidden key-value task, the same recipe for all of them.
 
-    python benchmarks/recall_queries.py --queries segment inline --seeds 0 1 2 --output benchmarks/results/recall_queries.json
+    python benchmarks/recall_queries.py --queries segment inline --seeds 0 1 2 \
+        --output benchmarks/results/recall_queries.json
 
-Trains the demo's small HMT on few segments and asks it over up to 256. The question stands in the segment that is
-being read, so "previous" and "memory", whose queries come from before it, can only stay near chance.
+Trains the demo's small HMT on few segments and asks it over up to 256. The question stands in the segment
+that is being read, so "previous" and "memory", whose queries come from before it, can only stay near chance.
 """
 
 from __future__ import annotations

@@ -95,6 +95,6 @@ def check_cache(model: SegmentMemoryModel) -> None:
         return
     if any(getattr(module, "gradient_checkpointing", False) for module in model.backbone.modules()):
         raise ValueError(
-            'recall_query="inline" runs a segment on a KV cache, which gradient checkpointing inside the backbone '
-            "switches off; turn that off and train with replay=True, which saves more memory"
+            'recall_query="inline" runs a segment on a KV cache, which gradient checkpointing inside the '
+            "backbone switches off; turn that off and train with replay=True, which saves more memory"
         )

@@ -1,14 +1,14 @@
 """Fixed shapes, compiled once: the step of reading as one graph, and the backbone's pass in training.
 
 The recurrence of a system is pure and its state has a fixed shape, so one graph serves every segment of every
-text. What would change a shape is kept out of it: unfinished segments are raw ids while reading and run without
-compilation elsewhere, and batches are filled up to a power of two with copies of their first stream.
+text. What would change a shape is kept out of it: unfinished segments are raw ids while reading and are not
+compiled elsewhere, and batches are filled up to a power of two with copies of their first stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -51,7 +51,13 @@ class CompiledSteps:
             return model.step(ids, MemoryState(tensors), None, prepared, seen).state.tensors
 
         # no CUDA graphs in training: the outputs of many segments live until the backward pass
-        trained = None if mode == "reduce-overhead" else "max-autotune-no-cudagraphs" if mode == "max-autotune" else mode
+        trained = (
+            None
+            if mode == "reduce-overhead"
+            else "max-autotune-no-cudagraphs"
+            if mode == "max-autotune"
+            else mode
+        )
         # a batch of another size is one more graph, for all sizes
         self.hidden = _OrPlain(self, hidden, {**own, "mode": trained, "dynamic": None})
         self.prepare = _OrPlain(self, prepare, {**own, "mode": mode})
@@ -59,7 +65,9 @@ class CompiledSteps:
         self.raw_tokens = model.config.raw_tokens
         self.largest_chunk = 1
 
-    def read_segments(self, ids: Tensor, state: MemoryState, youngest: int, oldest: int) -> Iterator[MemoryState]:
+    def read_segments(
+        self, ids: Tensor, state: MemoryState, youngest: int, oldest: int
+    ) -> Iterator[MemoryState]:
         """As `reading.read_plainly`."""
         batch = ids.shape[0]
         places = 1 << (batch - 1).bit_length()
@@ -105,6 +113,24 @@ class CompiledSteps:
         return type(None), ()
 
 
+class CompileMixin:
+    """`compile_steps`; mixed into `SegmentMemoryModel`."""
+
+    compiled: Any  # CompiledSteps or None
+
+    def compile_steps(self, mode: str | None = "auto", **options) -> None:
+        """Compile reading, and the backbone's pass over a whole segment in training.
+
+        One step of reading becomes one graph; tails of a text are not compiled, and batches are filled up
+        to the next power of two, so that neither compiles anything again. What cannot be compiled runs as
+        before, with a warning.
+
+        Args:
+            mode, options: of `torch.compile`; "auto" records CUDA graphs on a GPU.
+        """
+        self.compiled = CompiledSteps(cast(Any, self), mode, options)
+
+
 class _OrPlain:
     """A compiled function, or the plain one from the first failure of any function of the model on."""
 
@@ -123,7 +149,6 @@ class _OrPlain:
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             self.owner.failed = True
             reason = " ".join(str(error).split())[:300]
-            logger.warning(
-                f"{type(self.owner.model.backbone).__name__} cannot be compiled here and runs without: {reason}"
-            )
+            name = type(self.owner.model.backbone).__name__
+            logger.warning(f"{name} cannot be compiled here and runs without: {reason}")
             return self.plain(*args)

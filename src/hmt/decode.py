@@ -3,8 +3,8 @@
 The cache holds the frame of the open segment: [prefix | sensory | open tokens], left-padded where streams
 differ. New tokens are run on top of it, and in the same pass what has to stand behind them: the suffix where
 they fill the segment, which is identical to a full pass, or the question of a system that asks inside a
-segment. A new frame is run together with its first token. So a segment of L tokens costs L passes, and the cost of
-a token does not depend on what was read before.
+segment. A new frame is run together with its first token. So a segment of L tokens costs L passes, and the
+cost of a token does not depend on what was read before.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def append(model: SegmentMemoryModel, memory: Memory, ids: Tensor) -> Tensor:
     return torch.cat(outputs, dim=1)
 
 
-def _feed(model: SegmentMemoryModel, memory: Memory, kv: OpenKV, ids: Tensor, question: bool = False) -> Tensor:
+def _feed(
+    model: SegmentMemoryModel, memory: Memory, kv: OpenKV, ids: Tensor, question: bool = False
+) -> Tensor:
     """Run tokens and what stands behind them; `question`: the frame's `ask` does."""
     batch, new = ids.shape
     tokens = model.embed(ids)
@@ -76,9 +78,7 @@ def _feed(model: SegmentMemoryModel, memory: Memory, kv: OpenKV, ids: Tensor, qu
     hidden = extend(model, kv, torch.cat([tokens, *behind], dim=1))
     hidden, outputs = hidden[:, :new], hidden[:, new:]
     if question:
-        kv.frame = model.answer(memory.state, kv.frame, outputs[:, -1], torch.ones_like(ids[:, 0], dtype=torch.bool))
-        assert kv.frame.answer is not None
-        kv.pending = kv.frame.answer.to(tokens.dtype)
+        kv.pending = _answered(model, memory, kv, outputs[:, -1])
         if closing:
             outputs = extend(model, kv, kv.frame.suffix.to(tokens.dtype))
     if closing:
@@ -89,7 +89,7 @@ def _feed(model: SegmentMemoryModel, memory: Memory, kv: OpenKV, ids: Tensor, qu
 def open_frame(model: SegmentMemoryModel, memory: Memory, ids: Tensor) -> OpenKV:
     """The frame of the open segments, ready to be run with the tokens `ids` [B, T] that come next.
 
-    In a system whose frame depends on tokens that are still to come, it is kept only where they are all known.
+    Of a system whose frame depends on tokens that are still to come, it is kept only where all are known.
     """
     tokens, lengths = memory.open_ids, memory.open_lengths
     held: list[int] = lengths.tolist()
@@ -128,9 +128,14 @@ def _open_asking(model: SegmentMemoryModel, memory: Memory, kv: OpenKV, raw: Ten
     kv.pending = torch.cat([laid_out[:, laid_out.shape[1] - kept :], first], dim=1)
     if asked:
         question = extend(model, kv, frame.ask.to(raw.dtype))[:, -1]
-        kv.frame = model.answer(memory.state, frame, question, torch.ones(len(raw), dtype=torch.bool, device=raw.device))
-        assert kv.frame.answer is not None
-        kv.pending = torch.cat([kv.frame.answer.to(raw.dtype), tokens[:, frame.split :]], dim=1)
+        kv.pending = torch.cat([_answered(model, memory, kv, question), tokens[:, frame.split :]], dim=1)
+
+
+def _answered(model: SegmentMemoryModel, memory: Memory, kv: OpenKV, question: Tensor) -> Tensor:
+    """Complete the frame with the answer to `question` [B, d]; what stands behind it, [B, a, d]."""
+    kv.frame = model.answer(memory.state, kv.frame, question, torch.ones_like(memory.open_lengths).bool())
+    assert kv.frame.answer is not None
+    return kv.frame.answer.to(model.get_input_embeddings().weight.dtype)
 
 
 def extend(model: SegmentMemoryModel, kv: OpenKV, vectors: Tensor) -> Tensor:

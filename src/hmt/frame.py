@@ -15,6 +15,7 @@ transformers without a mask would be read as packed sequences and would hide the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class Frame:
         recall: log recall weights [B, N] where the system recalls, else None.
         query: [B, d], what the bank was compared with, else None.
         ask: [B, 1, d] vector that stands after the first `split` tokens; its output is the question, and
-            `SegmentMemoryModel.answer` completes the frame with the vectors that come next. None: no question.
+            `SegmentMemoryModel.answer` completes the frame with what comes next. None: no question.
         answer: [B, a, d] vectors after `ask`; None until they are known.
     """
 
@@ -52,7 +53,11 @@ class Frame:
 
     def rows(self, index: Tensor) -> Frame:
         """The frames of the streams named by `index` (int64 [R]), in that order."""
-        picked = {n: v.index_select(0, index) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        picked: dict[str, Any] = {
+            name: value.index_select(0, index)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
         return replace(self, **picked)
 
 
@@ -98,7 +103,9 @@ def read_out(
         return hidden[:, start : start + width], hidden[:, start + width : start + width + size]
     before = frame.rows_before()[:, None]
     tokens = torch.arange(width, device=hidden.device) + before
-    suffix = torch.arange(size, device=hidden.device) + before + (width if lengths is None else lengths[:, None])
+    suffix = (
+        torch.arange(size, device=hidden.device) + before + (width if lengths is None else lengths[:, None])
+    )
     last = hidden.shape[1] - 1
     return gather_vectors(hidden, tokens.clamp(max=last)), gather_vectors(hidden, suffix.clamp(max=last))
 

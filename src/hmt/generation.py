@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationMixin
 
 from .inputs import check_ids
+from .limits import generating_advice, out_of_memory_advice
 from .memory import Memory
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ class MemoryGenerationMixin(GenerationMixin):
     if TYPE_CHECKING:
         new_memory: Callable[[int], Memory]
         memory_for: Callable[..., Memory]
+        config: Any
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *args, past_key_values: Memory | None = None, **kwargs):
@@ -41,7 +44,10 @@ class MemoryGenerationMixin(GenerationMixin):
             kwargs["past_key_values"] = self.memory_for(past_key_values, ids.shape[0]).copy()
         elif self._wants_cache(kwargs):
             kwargs["past_key_values"] = self.new_memory(ids.shape[0])
-        return super().generate(inputs, *args, **kwargs)
+        beams = max(kwargs.get("num_beams") or 1, kwargs.get("num_return_sequences") or 1)
+        advice = partial(generating_advice, ids.shape[0], beams, self.config.segment_length)
+        with out_of_memory_advice(advice):
+            return super().generate(inputs, *args, **kwargs)
 
     @staticmethod
     def _wants_cache(kwargs: dict) -> bool:

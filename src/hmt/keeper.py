@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from transformers import Cache
@@ -12,25 +12,22 @@ from .memory import Memory
 from .origin import LiveOrigin, check_same
 from .state import MemoryState
 
-if TYPE_CHECKING:
-    from .model import SegmentMemoryModel
-
 
 class KeeperMixin:
     """The memories of a model; mixed into `SegmentMemoryModel`."""
 
-    def new_memory(self: SegmentMemoryModel, batch_size: int) -> Memory:
+    def new_memory(self: Any, batch_size: int) -> Memory:
         """The memory of streams that have read nothing."""
         device = bb.embedding_table(self.backbone).weight.device
         ids = torch.zeros(batch_size, self.config.segment_length, dtype=torch.long, device=device)
         lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         return Memory(self.initial_state(batch_size), ids, lengths, self.origin())
 
-    def origin(self: SegmentMemoryModel) -> LiveOrigin:
+    def origin(self: Any) -> LiveOrigin:
         """What ties a memory to this model. The fingerprint is only computed when somebody saves or loads."""
         return LiveOrigin(self)
 
-    def adopt(self: SegmentMemoryModel, memory: Memory, source="the memory") -> Memory:
+    def adopt(self: Any, memory: Memory, source="the memory") -> Memory:
         """Check that `memory` was made by this model, and move it to its device. ValueError if it was not."""
         mine = self.origin()
         check_same(memory.origin, mine, source)
@@ -44,7 +41,7 @@ class KeeperMixin:
         memory.origin = mine
         return memory
 
-    def memory_for(self: SegmentMemoryModel, cache, batch: int) -> Memory:
+    def memory_for(self: Any, cache, batch: int) -> Memory:
         """`cache` as this model's memory of `batch` streams; a new one for None or an empty stock cache."""
         if isinstance(cache, Memory):
             if cache.batch_size != batch:

@@ -21,7 +21,7 @@ from transformers import initialization as init
 from . import backbone as bb
 from . import inputs
 from .asking import ask_inside
-from .compiled import CompiledSteps
+from .compiled import CompiledSteps, CompileMixin
 from .config import MemoryConfig
 from .decode import append, can_append
 from .frame import Frame, assemble, read_out
@@ -37,7 +37,7 @@ from .token_loss import token_loss
 from .wrapper import BackboneWrapper
 
 
-class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGenerationMixin):
+class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, CompileMixin, MemoryGenerationMixin):
     """Base of all systems. A subclass defines `initial_state`, `prepare`, `frame` and `absorb`."""
 
     config_class = MemoryConfig
@@ -138,21 +138,13 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
 
     def hidden(self, embeddings: Tensor) -> Tensor:
         """The backbone's outputs [B, T, d] of vectors [B, T, d]."""
-        if self.compiled and embeddings.shape[1] in self.compiled.lengths and not torch.compiler.is_compiling():
+        if (
+            self.compiled
+            and embeddings.shape[1] in self.compiled.lengths
+            and not torch.compiler.is_compiling()
+        ):
             return self.compiled.hidden(embeddings)
         return bb.last_hidden(self.backbone, embeddings)[0]
-
-    def compile_steps(self, mode: str | None = "auto", **options) -> None:
-        """Compile reading, and the backbone's pass over a whole segment in training.
-
-        One step of reading becomes one graph; tails of a text are not compiled, and batches are filled up to the
-        next power of two, so that neither compiles anything again. What cannot be compiled runs as before, with a
-        warning.
-
-        Args:
-            mode, options: of `torch.compile`; "auto" records CUDA graphs on a GPU and is the default elsewhere.
-        """
-        self.compiled = CompiledSteps(self, mode, options)
 
     def step(
         self,
@@ -182,7 +174,11 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
             hidden, outputs, frame = ask_inside(self, state, frame, raw, tokens, lengths, seen)
         full_length = self.config.segment_length
         if segment.shape[1] == full_length:
-            full = torch.ones_like(state.segments, dtype=torch.bool) if lengths is None else lengths == full_length
+            full = (
+                torch.ones_like(state.segments, dtype=torch.bool)
+                if lengths is None
+                else lengths == full_length
+            )
             state = self.absorb(state, outputs, segment, full, prepared)
         return StepOutput(hidden, state, frame.recall, frame.query)
 
@@ -221,10 +217,10 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
         Args:
             bptt_depth: detach the state after every so many segments; None lets gradients flow through all.
             replay: recompute each step in the backward pass instead of storing it.
-            chunk: segments whose `prepare` runs in one batch; None means all, or two with replay: the pass over
-                their heads is then recomputed, and must not need more memory than that of a step.
-            after: applied to every output, with the index of its segment. It belongs to what is replayed: a score
-                that it puts in the place of the hidden states is all that is stored of them.
+            chunk: segments whose `prepare` runs in one batch; None means all, or two with replay: the pass
+                over their heads is then recomputed, and must not need more memory than that of a step.
+            after: applied to every output, with the index of its segment. It belongs to what is replayed: a
+                score that it puts in the place of the hidden states is all that is stored of them.
         """
         training = torch.is_grad_enabled()
         call = checkpointed if replay and training else plainly
@@ -323,7 +319,9 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
         columns = inputs.kept_columns(logits_to_keep, width).to(input_ids.device)
         plain = labels is None and recall_targets is None and not output_recall
         if use_cache and plain and can_append(self, memory, input_ids, mask):
-            if width > 1 or input_ids.device.type == "cpu":  # elsewhere it would wait for the device at every token
+            if (
+                width > 1 or input_ids.device.type == "cpu"
+            ):  # elsewhere it would wait for the device at every token
                 inputs.check_vocabulary(input_ids, self.config.vocab_size)
             wanted = append(self, memory, input_ids).index_select(1, columns)
             memory.columns_fed += width
@@ -331,7 +329,7 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
 
         grid = self._grid(input_ids, mask, memory, fresh=not given)
         targets = None if labels is None else shift_labels(grid, labels, mask)
-        count = kwargs.get("num_items_in_batch")
+        count: Any = kwargs.get("num_items_in_batch")
         if targets is not None and count is None:
             count = (targets != -100).sum().clamp(min=1)
         keeping = logits_to_keep is not None or not self.training or labels is None
@@ -339,6 +337,7 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
         # Losses of single segments are what replay needs; else the hidden states are there at the end anyway,
         # and a fused kernel then keeps one gradient of the head instead of one per segment.
         each = replay or not torch.is_grad_enabled()
+        stored = keeping or (targets is not None and not each)
         score = partial(token_loss, self.backbone, count=count, loss_function=self.loss_function)
 
         def only_what_is_used(index: int, out: StepOutput) -> StepOutput:
@@ -348,7 +347,7 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
             return replace(
                 out,
                 # not a slice, which would keep the whole
-                hidden=out.hidden if keeping or (targets is not None and not each) else out.hidden.new_zeros(0),
+                hidden=out.hidden if stored else out.hidden.new_zeros(0),
                 recall=out.recall if recalling else None,
                 query=out.query if recall_negatives else None,
             )
@@ -366,7 +365,7 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, MemoryGener
                 queries.append(out.query)
         state = state.consolidated()
 
-        stream = torch.cat(kept, dim=1) if kept[0].dim() == 3 else None
+        stream = torch.cat(kept, dim=1) if stored else None
         loss = torch.stack(losses).sum() if losses else None
         if targets is not None and stream is not None and not each:
             loss = score(stream, targets[:, : stream.shape[1]])

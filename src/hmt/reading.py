@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class ReadingMixin:
 
     @torch.no_grad()
     def read(
-        self: SegmentMemoryModel,  # type: ignore[misc]
+        self: Any,
         input_ids,
         attention_mask: Tensor | None = None,
         memory: Memory | None = None,
@@ -93,7 +93,7 @@ class ReadingMixin:
 
     @torch.no_grad()
     def read_many(
-        self: SegmentMemoryModel,  # type: ignore[misc]
+        self: Any,
         documents: Iterable,
         *,
         batch_size: int = 8,
@@ -117,7 +117,9 @@ class ReadingMixin:
             for index, document in enumerate(documents):
                 ids = inputs.as_ids(document, self.device)
                 if ids.shape[0] != 1:
-                    raise ValueError(f"document {index} is a batch of {ids.shape[0]} rows; hand over single rows")
+                    raise ValueError(
+                        f"document {index} is a batch of {ids.shape[0]} rows; hand over single rows"
+                    )
                 inputs.check_vocabulary(ids, self.config.vocab_size)
                 stream = Stream(index, ids[0], length)
                 tails[index] = stream.tail()
@@ -159,7 +161,8 @@ def _read(
             ages = [stream.age + stream.done for stream in active]
             advice = partial(reading_advice, chunk, len(active), model.config.segment_length)
             with out_of_memory_advice(advice), bb.evaluating(model):
-                for state in read_segments(ids, state, min(ages), max(ages)):
+                for after in read_segments(ids, state, min(ages), max(ages)):
+                    state = after
                     tokens += ids.shape[0] * ids.shape[2]
                     if progress is not None:
                         progress(tokens)
@@ -178,7 +181,7 @@ def _read(
 def read_plainly(
     model: SegmentMemoryModel, ids: Tensor, state: MemoryState, youngest: int, oldest: int
 ) -> Iterator[MemoryState]:
-    """The states after each of n whole segments, ids int64 [B, n, L], of streams of these ages (in segments)."""
+    """The state after each of n whole segments, ids int64 [B, n, L]; ages of the streams in segments."""
     prepared = model.prepare(ids, None)
     for index in range(ids.shape[1]):
         seen = model.known_raw_tokens(youngest + index, oldest + index)

@@ -33,8 +33,8 @@ class MemoryState:
     All shapes are fixed, so states of streams of different age can share a batch.
 
     A ring is a tensor [B, N, ...] that holds one entry for each of the last N segments, that of segment n in
-    slot n mod N. `push` writes an entry and `ring` reads the whole. Every push copies the ring, which training
-    through many segments would have to keep once per segment: a state made by `recording` keeps the entries
+    slot n mod N. `push` writes an entry and `ring` reads the whole. Every push copies the ring, and training
+    through many segments would have to keep every copy: a state made by `recording` keeps the entries
     themselves (`trail`) until `consolidated` writes them.
     """
 

@@ -21,7 +21,7 @@ class Oracle(WindowForCausalLM):
         kept = torch.zeros(batch_size, 64, TASK.segment_length, dtype=torch.long)
         return MemoryState({"kept": kept, "segments": torch.zeros(batch_size, dtype=torch.long)})
 
-    def step(self, segment, state, lengths=None, prepared=None):
+    def step(self, segment, state, lengths=None, prepared=None, seen=None):
         batch, width = segment.shape
         hidden = torch.zeros(batch, width, TASK.vocab_size)
         recall = torch.full((batch, BANK), torch.finfo(torch.float32).min)

@@ -38,6 +38,8 @@ def command(
     encoding: EncodingOption = "utf-8",
     errors: ErrorsOption = "strict",
     limit: Annotated[int | None, typer.Option(help="Stop after so many tokens.", min=1)] = None,
+    chunk: Annotated[int, typer.Option(help="Segments whose summaries run in one batch.", min=1)] = 8,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile first: for long texts.")] = False,
     device: DeviceOption = None,
 ) -> None:
     """Read a text of any length into a memory file of constant size."""
@@ -53,7 +55,9 @@ def command(
     reader, tokenizer = open_model(model, device)
     old = Memory.load(memory, model=reader) if append and memory.exists() else None
     tokens = token_pieces(tokenizer, itertools.chain([first], pieces), start=old is None)
-    new, progress = read_tokens(reader, tokens, old, limit)
+    if compile:
+        reader.compile_steps()
+    new, progress = read_tokens(reader, tokens, old, limit, chunk)
     new.save(memory)
     typer.echo(f"read {progress.summary()}")
     segments, total = int(new.segments_read.max()), int(new.tokens_read.max())
@@ -61,7 +65,7 @@ def command(
     typer.echo(f"{memory}: {plural(segments, 'segment')}, {plural(total, 'token')}, {size}")
 
 
-def read_tokens(reader, pieces, memory, limit: int | None) -> tuple[Any, TokenProgress]:
+def read_tokens(reader, pieces, memory, limit: int | None, chunk: int = 8) -> tuple[Any, TokenProgress]:
     """Read (ids, fraction) pieces on top of `memory` (or None): the new memory and the finished progress."""
     done, end = 0, limit or sys.maxsize
     with TokenProgress("reading", reader.device) as progress:
@@ -69,7 +73,7 @@ def read_tokens(reader, pieces, memory, limit: int | None) -> tuple[Any, TokenPr
             ids = ids[: end - done]
             if ids:
                 memory = reader.read(
-                    ids, memory=memory, progress=lambda n, base=done: progress.update(base + n)
+                    ids, memory=memory, chunk=chunk, progress=lambda n, base=done: progress.update(base + n)
                 )
                 done += len(ids)
                 progress.update(done, fraction)

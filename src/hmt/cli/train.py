@@ -84,6 +84,7 @@ def command(
     replay: Annotated[
         bool, _steps("Recompute segments in the backward pass: slower, in constant memory.", "--replay")
     ] = False,
+    compile: Annotated[bool, _steps("Compile the pass over a segment: minutes once.", "--compile")] = False,
     # -- recall loss
     recall_loss: Annotated[float, _recall("Its weight in stage 2.", min=0)] = 0.0,
     recall_loss_until: Annotated[
@@ -143,6 +144,7 @@ def command(
         weight_decay=weight_decay,
         bf16=bf16,
         replay=replay,
+        compile=compile,
         recall_targets=None if recall_targets == "none" else recall_targets,
         min_segments=min_segments,
         seed=seed,

@@ -7,7 +7,7 @@ Per segment n of L new tokens H_n:
     token outputs = H at H_n;  M_n = H at the trailing P_n                          (5)
 Without recall (training stage 1) P_n is the last memory embedding, as in RMT.
 
-Ours, `recall_query="inline"`: one pass, asked in the middle; the recall prompt sees only what stands before it.
+Ours, `recall_query="inline"`: one pass, asked in the middle; the recall prompt sees only what is before it.
     H   = BBM([H_{n-1}[L-k, L) | H_n[0, j) | T | P_n | H_n[j, L) | P_n]),  S_n = H at T
 With the last memory embedding in front, recall did not learn to choose (docs/performance.md).
 """
@@ -40,8 +40,8 @@ class HMTConfig(MemoryConfig):
         recall_query: where the query comes from: "segment" (head of the segment being read: the paper; its
             recall prompt sees the first j tokens, so only positions >= j are scored fairly), "previous" (tail
             of the segment before: strictly causal), "memory" (the last memory embedding: causal, and no
-            summary pass) or "inline" (ours: the summary prompt stands after the first j tokens of the segment and
-            the recall prompt behind it: causal, and no summary pass; the first j tokens are read without
+            summary pass) or "inline" (ours: the summary prompt stands after the first j tokens of the segment
+            and the recall prompt behind it: causal, and no summary pass; the first j tokens are read without
             memory).
         recall: False is training stage 1.
     """
@@ -219,7 +219,7 @@ class HMTForCausalLM(SegmentMemoryModel):
         return recalled, nn.functional.pad(log_weights, (0, unwritten), value=floor), folded
 
     def _prompt(self, state: MemoryState, recalled: Tensor) -> Tensor:
-        """[B, 1, d] of vectors [B, d] out of memory, as they are fed in; the learned one where there are none."""
+        """[B, 1, d] of vectors [B, d] out of memory, as they are fed in; the learned one where none is."""
         started = (state.segments > 0)[:, None]
         scaled = recalled * self.config.memory_scale
         return torch.where(started, scaled, self.first_prompt(state.batch_size)[:, 0])[:, None]

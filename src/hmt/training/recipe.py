@@ -90,6 +90,7 @@ class Recipe:
             step.
         bf16: compute in bfloat16; what is trained is kept in float32.
         replay: recompute segments in the backward pass: memory no longer grows with their number.
+        compile: compile the backbone's pass over a segment (`compile_steps`), which takes minutes once.
         recall_targets: what the recall loss points at: "ngram" guesses from what the text repeats, "given"
             takes it from the samples, None leaves it out. Wanted as soon as a stage has a recall_loss_weight.
         min_segments: the shortest sample that is kept, in segments (0: anything of two tokens or more).
@@ -109,6 +110,7 @@ class Recipe:
     weight_decay: float = 0.0
     bf16: bool = False
     replay: bool = False
+    compile: bool = False
     recall_targets: Literal["ngram", "given"] | None = None
     min_segments: int = 1
     seed: int = 0

@@ -129,6 +129,8 @@ class _Runner:
             return summary
         if checkpoint is None and self.last is not None and not self.loaded:
             ck.load_weights(self.model, self.last)
+        if self.recipe.compile:
+            self.model.compile_steps()  # again in every stage: recall changes the passes
         began = time.perf_counter()
         output = self._train(number, stage, samples, folder, checkpoint)
         self.last, self.loaded = ck.last_checkpoint(folder), True

@@ -19,6 +19,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer
 
+from ..limits import out_of_memory_advice, training_advice
 from .arguments import training_arguments
 from .checkpoints import last_checkpoint, load_weights
 from .counts import count_recall_targets, scored_tokens
@@ -89,6 +90,20 @@ class MemoryTrainer(Trainer):
             for batch, own in zip(batches, counts, strict=True):
                 batch["recall_share"] = (own / total.clamp(min=1)).item()
         return batches, torch.as_tensor(1 if count is None else count).clamp(min=1)
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        def advice() -> str:
+            length = self.model.config.segment_length
+            batch, width = inputs["input_ids"].shape
+            return training_advice(
+                replay=self.recipe.replay,
+                batch_size=batch,
+                segments=-(-width // length),
+                segment_length=length,
+            )
+
+        with out_of_memory_advice(advice):
+            return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         inputs = dict(inputs)
