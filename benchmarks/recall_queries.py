@@ -32,7 +32,7 @@ def one(query: str, seed: int) -> dict:
         keys.train_recall(folder, "hmt", settings, _silent)
         seconds = time.process_time() - start
         result = keys.ask_recall(folder, "hmt", replace(settings, seed=0), _silent)
-    return {"query": query, "seed": seed, "train_cpu_seconds": seconds, **result}
+    return {**result, "query": query, "seed": seed, "train_cpu_seconds": seconds}
 
 
 def _silent(done: int, total: int, text: str) -> None:

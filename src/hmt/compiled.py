@@ -7,17 +7,20 @@ compiled elsewhere, and batches are filled up to a power of two with copies of t
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+from transformers import StaticCache
 from transformers.utils import logging
 
 from . import backbone as bb
 from .state import MemoryState
 
 if TYPE_CHECKING:
+    from .memory import OpenKV
     from .model import SegmentMemoryModel
 
 logger = logging.get_logger(__name__)
@@ -50,6 +53,9 @@ class CompiledSteps:
         def step(ids: Tensor, tensors: dict[str, Tensor], prepared: Tensor | None, seen: int | None) -> Any:
             return model.step(ids, MemoryState(tensors), None, prepared, seen).state.tensors
 
+        def token(vectors: Tensor, cache: StaticCache) -> Tensor:
+            return bb.last_hidden(model.backbone, vectors, past_key_values=cache, use_cache=True)[0]
+
         # no CUDA graphs in training: the outputs of many segments live until the backward pass
         trained = (
             None
@@ -62,8 +68,12 @@ class CompiledSteps:
         self.hidden = _OrPlain(self, hidden, {**own, "mode": trained, "dynamic": None})
         self.prepare = _OrPlain(self, prepare, {**own, "mode": mode})
         self.step = _OrPlain(self, step, {**own, "mode": mode})
+        self.token = _OrPlain(self, token, {**own, "mode": mode})
         self.raw_tokens = model.config.raw_tokens
         self.largest_chunk = 1
+        # by batch size: a KV cache of fixed size and place, and the open segment that uses it now
+        self.caches: dict[int, StaticCache] = {}
+        self.users: dict[int, Any] = {}
 
     def read_segments(
         self, ids: Tensor, state: MemoryState, youngest: int, oldest: int
@@ -96,6 +106,27 @@ class CompiledSteps:
         together = ids.flatten(0, 1)[None] if len(ids) == self.largest_chunk else ids
         parts = [self._call(self.prepare, rows[:, None]) for rows in together]
         return torch.cat(parts).view(*ids.shape[:2], *parts[0].shape[2:])
+
+    # -- decoding -------------------------------------------------------------------------------------------
+
+    def lend_cache(self, user: OpenKV, batch: int) -> StaticCache:
+        """The static cache for batches of this size, emptied. Whoever had it before has to open anew."""
+        if batch not in self.caches:
+            config = self.model.backbone.config.get_text_config()
+            self.caches[batch] = StaticCache(config=config, max_cache_len=max(self.lengths))
+        self.caches[batch].reset()
+        self.users[batch] = weakref.ref(user)
+        return self.caches[batch]
+
+    def uses_cache(self, user: OpenKV, batch: int) -> bool:
+        """Whether the cache of `user` is still its own."""
+        return not isinstance(user.cache, StaticCache) or (
+            batch in self.users and self.users[batch]() is user
+        )
+
+    def read_token(self, vectors: Tensor, cache: StaticCache) -> Tensor:
+        """Outputs [B, 1, d] of one vector per stream on top of a static cache."""
+        return self._call(self.token, vectors, cache)
 
     def _call(self, function: Callable, *args) -> Any:
         if not self.graphs:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers import StaticCache
 
 from . import backbone as bb
 from .asking import check_cache, push_right
@@ -45,9 +46,10 @@ def _alike(model: SegmentMemoryModel, memory: Memory) -> bool:
 
 def append(model: SegmentMemoryModel, memory: Memory, ids: Tensor) -> Tensor:
     """Read tokens of the open segments, int64 [B, T], advancing `memory` in place -> outputs [B, T, d]."""
-    if memory.kv is None or not memory.kv.kept:
-        memory.kv = open_frame(model, memory, ids)
     kv = memory.kv
+    lent = kv is not None and model.compiled is not None and not model.compiled.uses_cache(kv, len(ids))
+    if kv is None or not kv.kept or lent:
+        kv = memory.kv = open_frame(model, memory, ids)
     left = kv.frame.split - kv.lengths[0]
     if kv.frame.ask is None or not 0 < left <= ids.shape[1]:
         return _feed(model, memory, kv, ids)
@@ -102,6 +104,9 @@ def open_frame(model: SegmentMemoryModel, memory: Memory, ids: Tensor) -> OpenKV
     frame = model.frame(memory.state, prepared)
     raw, vectors = model.embed(frame.sensory), model.embed(tokens)
     kv = OpenKV(bb.new_cache(model.backbone), None, frame, held, kept)
+    alike = frame.ask is not None or _alike(model, memory)
+    if model.compiled and alike and kept:
+        kv.cache = model.compiled.lend_cache(kv, len(ids))
     if frame.ask is not None:
         _open_asking(model, memory, kv, raw, vectors[:, : held[0]])
         return kv
@@ -146,6 +151,9 @@ def extend(model: SegmentMemoryModel, kv: OpenKV, vectors: Tensor) -> Tensor:
     number = vectors.shape[1]
     if kv.pending is not None:
         vectors, kv.pending = torch.cat([kv.pending.to(vectors.dtype), vectors], dim=1), None
+    if isinstance(kv.cache, StaticCache) and vectors.shape[1] == 1:
+        assert model.compiled is not None
+        return model.compiled.read_token(vectors, kv.cache)
     if kv.mask is not None:
         positions = (kv.mask.cumsum(1) - 1).clamp(min=0)[:, -vectors.shape[1] :]
     hidden, kv.cache = bb.last_hidden(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, StaticCache
 
 from .files import checksum, read_safetensors, write_atomically
 from .frame import Frame
@@ -23,7 +23,7 @@ FORMAT = "hmt-memory"
 FORMAT_VERSION = "1"
 
 
-@dataclass
+@dataclass(eq=False)
 class OpenKV:
     """Keys and values of the open segment's frame, built on demand and never saved.
 
@@ -43,13 +43,19 @@ class OpenKV:
     kept: bool = True
     pending: Tensor | None = None
 
-    def rows(self, index: Tensor) -> None:
-        if self.cache.get_seq_length():
+    def rows(self, index: Tensor) -> bool:
+        """Keep the streams named by `index`; False where that cannot be, and the frame must be run again."""
+        if isinstance(self.cache, StaticCache):
+            if len(index) != len(self.lengths):
+                return False
+            self.cache.reorder_cache(cast(Any, index))
+        elif self.cache.get_seq_length():
             self.cache.batch_select_indices(index)
         self.lengths = [self.lengths[row] for row in index.tolist()]
         self.pending = None if self.pending is None else self.pending.index_select(0, index)
         self.mask = None if self.mask is None else self.mask.index_select(0, index)
         self.frame = self.frame.rows(index)
+        return True
 
 
 class Memory(Cache):
@@ -165,8 +171,8 @@ class Memory(Cache):
         self.state = self.state.rows(indices)
         self.open_ids = self.open_ids.index_select(0, indices)
         self.open_lengths = self.open_lengths.index_select(0, indices)
-        if self.kv is not None:
-            self.kv.rows(indices)
+        if self.kv is not None and not self.kv.rows(indices):
+            self.kv = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.batch_select_indices(beam_idx.to(self.open_ids.device))

@@ -85,6 +85,33 @@ def test_training(system, caplog):
     assert backend.graphs == known
 
 
+@pytest.mark.parametrize("system", ["hmt-segment", "hmt-inline", "rmt-2-sensory"])
+def test_decoding(system, caplog):
+    """On a static cache: the same tokens, for two memories in turn, with beams; no graph per segment."""
+    plain, (model, backend) = build(system), compiled(system)
+    ids, start = random_ids(2 * L + 3)[None], torch.tensor([[5]])
+    options = {"max_new_tokens": 2 * L, "do_sample": False, "pad_token_id": 0}
+    memories = [model.read(ids), model.read(random_ids(L + 5, seed=1))]
+    assert torch.equal(model.generate(ids, **options), plain.generate(ids, **options))
+    known = backend.graphs
+    assert known and "cannot be compiled" not in caplog.text
+    expected = [plain.generate(start, past_key_values=memory, **options)[0, 1:] for memory in memories]
+    answers: list[list[int]] = [[], []]
+    new = [start, start]
+    with torch.no_grad():
+        for turn in range(4 * L):  # three tokens of one, then three of the other
+            which = turn // 3 % 2
+            logits = model(new[which], past_key_values=memories[which]).logits[:, -1]
+            new[which] = logits.argmax(-1, keepdim=True)
+            answers[which].append(int(new[which]))
+    for answer, want in zip(answers, expected, strict=True):
+        length = min(len(answer), len(want))
+        assert length > L and answer[:length] == want[:length].tolist()
+    assert backend.graphs == known
+    beams = options | {"num_beams": 3, "max_new_tokens": L}
+    assert torch.equal(model.generate(ids, **beams), plain.generate(ids, **beams))
+
+
 def test_what_cannot_be_compiled_runs_as_before(caplog):
     def broken(graph, inputs):
         raise RuntimeError("no such instruction")
