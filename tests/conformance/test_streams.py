@@ -8,7 +8,21 @@ from hypothesis import strategies as st
 
 from hmt import HMTForCausalLM, Memory
 
-from .cases import CASES, SYSTEMS, J, L, close, pad, ragged, reference, same_state, segment_mode, shared
+from .cases import (
+    CASES,
+    SYSTEMS,
+    J,
+    K,
+    L,
+    build,
+    close,
+    pad,
+    ragged,
+    reference,
+    same_state,
+    segment_mode,
+    shared,
+)
 
 SYSTEM = pytest.mark.parametrize("system", SYSTEMS)
 CASE = pytest.mark.parametrize("system,family", CASES, ids=[f"{s}-{f}" for s, f in CASES])
@@ -236,3 +250,43 @@ def test_modes_of_all_modules_are_kept():
     model.read(random_ids(3 * L))
     assert {name: module.training for name, module in backbone.named_modules()} == modes
     assert model.training and model.summary_prompt.training and not model.recall.training
+
+
+@pytest.mark.parametrize("system", ["hmt-segment", "hmt-inline", "rmt-2-sensory", "window-long"])
+def test_many_documents(system):
+    """Documents share a batch and leave it as they end; each memory is that of the document alone."""
+    model, taken, done = shared(system), [], []
+    rows = ragged([4 * L + 1, 3, 2 * L, L + 5, 7 * L, L - 1, 2 * L + 2])
+
+    def documents():
+        for number, row in enumerate(rows):
+            taken.append(number)
+            yield row.tolist() if number % 2 else row
+
+    for index, memory in model.read_many(documents(), batch_size=3, chunk=2):
+        same_state(memory, model.read(rows[index]))
+        done.append(index)
+        assert len(taken) <= len(done) + 3, "documents are taken when there is a place for them"
+    assert sorted(done) == list(range(len(rows)))
+    assert done[0] == 1, "the shortest of the first three is the first to end"
+
+
+def test_many_documents_refuses():
+    model = shared("hmt-segment")
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        list(model.read_many([[1, 2]], batch_size=0))
+    with pytest.raises(ValueError, match="document 1 is a batch of 2 rows"):
+        list(model.read_many([[1, 2], [[1, 2], [3, 4]]]))
+    with pytest.raises(ValueError, match="chunk is a number of segments"):
+        model.read([1, 2], chunk=0)
+
+
+def test_reading_wastes_no_position():
+    """Streams of different length: no pass of the backbone holds padding, once they have raw tokens to read."""
+    model = build("hmt-memory")
+    seen = []
+    model.backbone.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    model.read(*pad(ragged([3 * L + 2, L, 2 * L - 1]), "left"))
+    assert seen == [(3, 1 + L + 1), (1, 1 + K + L + 1), (1, 1 + K + L + 1)]
