@@ -282,7 +282,7 @@ def test_many_documents_refuses():
 
 
 def test_reading_wastes_no_position():
-    """Streams of different length: no pass of the backbone holds padding, once they have raw tokens to read."""
+    """Streams of different length: no pass of the backbone holds padding."""
     model = build("hmt-memory")
     seen = []
     model.backbone.base_model.register_forward_pre_hook(
