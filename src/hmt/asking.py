@@ -74,7 +74,7 @@ def ask_inside(
     start = size - 1 - split
     after = answer.shape[1]
     hidden = torch.cat([opened[:, start : start + split], rest[:, after : after + width - split]], dim=1)
-    return hidden, rest[:, rest.shape[1] - suffix.shape[1] :], frame
+    return hidden, rest[:, rest.shape[1] - suffix.shape[1] :].clone(), frame  # see `read_out`
 
 
 def push_right(laid_out: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:

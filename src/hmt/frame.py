@@ -100,7 +100,9 @@ def read_out(
     size = frame.suffix.shape[1]
     if seen is not None and lengths is None:
         start = frame.prefix.shape[1] + seen
-        return hidden[:, start : start + width], hidden[:, start + width : start + width + size]
+        end = start + width
+        # what becomes memory outlives the segment: a slice would keep all of its outputs with it
+        return hidden[:, start:end], hidden[:, end : end + size].clone()
     before = frame.rows_before()[:, None]
     tokens = torch.arange(width, device=hidden.device) + before
     suffix = (
