@@ -3,7 +3,7 @@
     git worktree add OLD 1e0dc90
     python benchmarks/against_commit.py OLD --output benchmarks/results/against_commit.json
 
-Every case runs in a process of its own, one tree after the other, as often as asked; the medians are compared.
+Every case runs in a process of its own, one tree after the other, as often as asked; medians are compared.
 """
 
 from __future__ import annotations
