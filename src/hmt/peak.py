@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -12,6 +14,9 @@ def peak_memory(device: Any = None) -> int:
         import torch
 
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return 1024 * int(found[1])  # Linux hands ru_maxrss on from the process that started this one
     try:
         import resource
     except ImportError:  # Windows

@@ -133,7 +133,7 @@ def test_a_point_of_memory_in_a_process_of_its_own():
     found, why = peaks._in_child(bench, {"kind": "reading", "system": "rmt", "length": 64})
     assert ballast.sum() > 0 and not why and found is not None
     assert 0 < found["before"] <= found["peak_before"] <= found["peak"]
-    assert found["peak"] < peaks.own_peak("cpu")
+    assert found["peak"] < peaks.peak_memory("cpu")
 
 
 def test_steps_that_ram_cannot_hold_are_left_out(monkeypatch, no_children):

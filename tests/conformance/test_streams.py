@@ -281,6 +281,19 @@ def test_many_documents_refuses():
         model.read([1, 2], chunk=0)
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_state_holds_nothing_but_itself(system):
+    """No tensor of a state is a piece of a larger one, which would stay in memory with it."""
+    model = shared(system)
+    state = model.initial_state(2).recording(fresh=True)
+    with torch.no_grad():
+        for seen in (0, min(model.config.raw_tokens, L)):
+            state = model.step(random_ids(2 * L).view(2, L), state, seen=seen).state
+            trail = [value for entry in state.trail or () for value in entry.values.values()]
+            for tensor in [*state.tensors.values(), *trail]:
+                assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
 def test_reading_wastes_no_position():
     """Streams of different length: no pass of the backbone holds padding."""
     model = build("hmt-memory")

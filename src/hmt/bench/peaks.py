@@ -1,29 +1,27 @@
 """Peak memory against length of text (reading) and BPTT depth (training).
 
-On a CPU every point is a process of its own, because the resident peak of a process never falls again. Linux
-hands `ru_maxrss` on from the process that starts another one, so the peak is taken from the memory of the
-process itself where that is told. glibc keeps freed blocks of some MiB and cuts them up, which looks like
-memory that grows with every replayed segment: it is asked to give large blocks back at once, so that what is
-counted is what PyTorch holds. On a GPU the allocator's peak is reset before every point.
+On a CPU every point is a process of its own, because the resident peak of a process never falls again. glibc
+keeps freed blocks of some MiB and cuts them up, which looks like memory that grows with every replayed
+segment: it is asked to give large blocks back at once, so that what is counted is what PyTorch holds. On a
+GPU the allocator's peak is reset before every point.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
-from hmt.bench.timing import free, out_of_memory
+from hmt.bench.timing import free
 from hmt.bench.training import no_room, training_step
 from hmt.bench.workbench import Progress, Workbench
+from hmt.limits import is_out_of_memory
 from hmt.peak import peak_memory
 
 Point = dict[str, Any]
@@ -83,26 +81,16 @@ def peak_here(bench: Workbench, point: Point) -> dict[str, int]:
         before = torch.cuda.memory_allocated(bench.device)
     else:
         before = psutil.Process().memory_info().rss
-    peak_before = own_peak(bench.device)
+    peak_before = peak_memory(bench.device)
     do_work(bench, point)
-    return {"before": before, "peak_before": peak_before, "peak": own_peak(bench.device)}
-
-
-def own_peak(device: str) -> int:
-    """`peak_memory`, without what the starting process held."""
-    status = Path("/proc/self/status")
-    if not device.startswith("cuda") and status.exists():
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
-        if found:
-            return 1024 * int(found[1])
-    return peak_memory(device)
+    return {"before": before, "peak_before": peak_before, "peak": peak_memory(bench.device)}
 
 
 def _on_gpu(bench: Workbench, point: Point) -> tuple[dict[str, int] | None, str]:
     try:
         return peak_here(bench, point), ""
     except RuntimeError as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
     bench.backbone.zero_grad(set_to_none=True)
     free()

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from hmt.limits import is_out_of_memory
+
 Laps = dict[str, Any]  # name -> seconds, or a list of them
 
 
@@ -74,7 +76,7 @@ def take_turns(
                 else:
                     case.laps.append(case.run())
             except RuntimeError as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 live.remove(case)
                 skip(case.facts, "out of memory")
@@ -82,11 +84,6 @@ def take_turns(
                 free()
             done += case.work
             progress(done, total)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """CUDA's own error, or what PyTorch says when the CPU's allocator fails."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def free() -> None:
