@@ -165,7 +165,9 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, CompileMixi
         if prepared is None:
             prepared = self.prepare_one(segment, lengths)
         frame = self.frame(state, prepared)
-        raw, tokens = self.embed(frame.sensory), self.embed(segment)
+        # one lookup: the backward pass of each fills a gradient as large as the whole table
+        both = self.embed(torch.cat([frame.sensory, segment], dim=1))
+        raw, tokens = both.split([frame.sensory.shape[1], segment.shape[1]], dim=1)
         if frame.ask is None:
             # what a row holds beyond its length changes nothing before it, and is not absorbed
             hidden = self.hidden(assemble(frame, raw, tokens, None, seen))

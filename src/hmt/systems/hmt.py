@@ -157,9 +157,9 @@ class HMTForCausalLM(SegmentMemoryModel):
     def summarise(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
         """Equation 1 for R runs of tokens at once: int64 [R, w], lengths [R] or None: all w -> [R, d]."""
         prompt = self.summary_prompt(ids.shape[0])
-        none = ids[:, :0]
-        frame = Frame(prompt, prompt, none, ids.new_zeros(len(ids)))
-        hidden = self.hidden(assemble(frame, self.embed(none), self.embed(ids), lengths, seen=0))
+        frame = Frame(prompt, prompt, ids[:, :0], ids.new_zeros(len(ids)))
+        tokens = self.embed(ids)
+        hidden = self.hidden(assemble(frame, tokens[:, :0], tokens, lengths, seen=0))
         return read_out(hidden, frame, ids.shape[1], lengths, seen=0)[1][:, 0]
 
     def prepare(self, segments: Tensor, lengths: Tensor | None) -> Tensor | None:
