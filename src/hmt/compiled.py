@@ -57,13 +57,8 @@ class CompiledSteps:
             return bb.last_hidden(model.backbone, vectors, past_key_values=cache, use_cache=True)[0]
 
         # no CUDA graphs in training: the outputs of many segments live until the backward pass
-        trained = (
-            None
-            if mode == "reduce-overhead"
-            else "max-autotune-no-cudagraphs"
-            if mode == "max-autotune"
-            else mode
-        )
+        without_graphs = {"reduce-overhead": None, "max-autotune": "max-autotune-no-cudagraphs"}
+        trained = without_graphs.get(mode or "", mode)
         # a batch of another size is one more graph, for all sizes
         self.hidden = _OrPlain(self, hidden, {**own, "mode": trained, "dynamic": None})
         self.prepare = _OrPlain(self, prepare, {**own, "mode": mode})
