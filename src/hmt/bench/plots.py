@@ -1,8 +1,9 @@
-"""The figure of a benchmark: six panels, all from what `bench.json` holds."""
+"""The figure of a benchmark, all from what `bench.json` holds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,7 @@ _DASHES = (0, (4, 3))
 
 @styled
 def bench_plot(results: dict[str, Any]) -> Figure:
-    """Panels of parts that were not measured say so."""
-    figure = Figure(figsize=(17.5, 10))
-    axes = figure.subplots(2, 3)
+    """One panel for everything that was measured."""
     systems = list(results["systems"])
     panels: list[tuple[Callable[..., None], str, Any]] = [
         (_reading, "Reading (tokens/s)", results["reading"]),
@@ -36,13 +35,17 @@ def bench_plot(results: dict[str, Any]) -> Figure:
         (_reading_memory, "Peak memory, reading", results["memory"].get("reading")),
         (_training_memory, "Peak memory, training step", results["memory"].get("training")),
     ]
-    for panel, (draw, title, rows) in zip(axes.flat, panels, strict=True):
-        panel.set_title(title, pad=22)
-        if rows:
-            draw(panel, results, systems)
-        else:
-            panel.set_axis_off()
-            panel.text(0.5, 0.5, "not measured", ha="center", color=QUIET, transform=panel.transAxes)
+    panels = [panel for panel in panels if panel[2]]
+    columns = 2 if len(panels) in (2, 4) else 3  # 3 also for one: the legend below needs the width
+    rows = max(1, -(-len(panels) // columns))
+    figure = Figure(figsize=(17.5 * columns / 3, 5 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, panel in zip_longest(grid, panels):
+        if panel is None:
+            axes.set_axis_off()
+            continue
+        axes.set_title(panel[1], pad=22)
+        panel[0](axes, results, systems)
     settings, backbone = results["settings"], results["backbone"]
     name = settings["backbone"] or settings["shape"]
     figure.suptitle(
@@ -53,8 +56,8 @@ def bench_plot(results: dict[str, Any]) -> Figure:
         fontsize=12,
     )
     handles = [_handle(systems, system) for system in systems]
-    figure.legend(handles=handles, loc="lower left", ncols=len(handles), bbox_to_anchor=(0.005, -0.035))
-    figure.tight_layout(rect=(0, 0.01, 1, 0.98), w_pad=2.5, h_pad=2.5)
+    figure.legend(handles=handles, loc="lower left", ncols=len(handles), bbox_to_anchor=(0.005, -0.07 / rows))
+    figure.tight_layout(rect=(0, 0.02 / rows, 1, 1 - 0.04 / rows), w_pad=2.5, h_pad=2.5)
     return figure
 
 
