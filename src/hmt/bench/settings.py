@@ -98,13 +98,13 @@ class Settings:
 
 def token_counts(option: str, text: str) -> tuple[int, ...]:
     """ "2k,8k,1M" as (2048, 8192, 1048576)."""
-    found = [re.fullmatch(r"(\d+)([kM]?)", part.strip()) for part in text.split(",")]
+    found = [re.fullmatch(r"(\d+)([kKmM]?)", part.strip()) for part in text.split(",")]
     if any(match is None for match in found):
         raise ValueError(
             f"{option} takes numbers with commas between them, such as 2k,8k,1M (k is 1,024); got {text!r}"
         )
-    factor = {"": 1, "k": 2**10, "M": 2**20}
-    return tuple(int(match[1]) * factor[match[2]] for match in found if match)
+    factor = {"": 1, "k": 2**10, "m": 2**20}
+    return tuple(int(match[1]) * factor[match[2].lower()] for match in found if match)
 
 
 def names(text: str) -> tuple[str, ...]:
