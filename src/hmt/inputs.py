@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .segments import Grid
-
 # What transformers and peft hand to the forward of any causal LM. Positions are counted anew in every segment
 # and token types do not exist here, so these carry nothing.
 _CARRY_NOTHING = {
@@ -119,10 +117,10 @@ def check_vocabulary(ids: Tensor, vocabulary: int) -> None:
         )
 
 
-def check_rows(grid: Grid) -> None:
-    """ValueError when a row holds no token at all."""
-    if grid.shortest == 0:
-        rows = (grid.lengths == 0).nonzero().flatten().tolist()
+def check_rows(lengths: list[int]) -> None:
+    """ValueError when a row, of so many tokens, holds none at all."""
+    if 0 in lengths:
+        rows = [row for row, length in enumerate(lengths) if length == 0]
         raise ValueError(f"rows {rows} of the batch are all padding; drop them")
 
 

@@ -19,7 +19,6 @@ from . import backbone as bb
 from . import inputs
 from .limits import out_of_memory_advice, reading_advice
 from .memory import Memory
-from .segments import make_grid
 from .state import MemoryState
 
 if TYPE_CHECKING:
@@ -81,15 +80,23 @@ class ReadingMixin:
         inputs.check_chunk(chunk)
         fresh = memory is None
         memory = self.memory_for(memory, input_ids.shape[0])
-        grid = make_grid(input_ids, mask, memory.open_ids, memory.open_lengths, self.config.segment_length)
-        inputs.check_vocabulary(grid.ids, self.config.vocab_size)
+        length = self.config.segment_length
+        streams = []
+        for row, (opened, age) in enumerate(
+            zip(memory.open_lengths.tolist(), memory.segments_read.tolist(), strict=True)
+        ):
+            new = input_ids[row] if mask is None else input_ids[row][mask[row]]
+            if len(new):
+                inputs.check_vocabulary(new, self.config.vocab_size)
+            ids = torch.cat([memory.open_ids[row, :opened], new]) if opened else new
+            streams.append(Stream(row, ids, length, age))
         if fresh:
-            inputs.check_rows(grid)
-        rows = torch.stack([grid.lengths, memory.segments_read], dim=1).tolist()
-        streams = [Stream(b, grid.ids[b, :n], grid.segment_length, age) for b, (n, age) in enumerate(rows)]
+            inputs.check_rows([len(stream.ids) for stream in streams])
         states = dict(_read(self, streams, memory.state, len(streams), chunk, progress))
-        state = MemoryState.cat([states[b] for b in range(len(streams))]) if len(states) > 1 else states[0]
-        return Memory(state, *grid.tail(), memory.origin)
+        state = (
+            MemoryState.cat([states[row] for row in range(len(streams))]) if len(states) > 1 else states[0]
+        )
+        return Memory(state, *_open(streams), memory.origin)
 
     @torch.no_grad()
     def read_many(
@@ -111,7 +118,7 @@ class ReadingMixin:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         length = self.config.segment_length
-        tails: dict[int, Tensor] = {}
+        tails: dict[int, Stream] = {}
 
         def streams() -> Iterator[Stream]:
             for index, document in enumerate(documents):
@@ -122,13 +129,19 @@ class ReadingMixin:
                     )
                 inputs.check_vocabulary(ids, self.config.vocab_size)
                 stream = Stream(index, ids[0], length)
-                tails[index] = stream.tail()
+                tails[index] = Stream(index, stream.tail().clone(), length)
                 yield stream
 
         for index, state in _read(self, streams(), None, batch_size, chunk, progress):
-            tail = tails.pop(index)
-            open_ids = torch.nn.functional.pad(tail, (0, length - len(tail)))[None]
-            yield index, Memory(state, open_ids, torch.tensor([len(tail)], device=tail.device), self.origin())
+            yield index, Memory(state, *_open([tails.pop(index)]), self.origin())
+
+
+def _open(streams: list[Stream]) -> tuple[Tensor, Tensor]:
+    """The open segments of streams that have been read: ids [B, L] (0 beyond) and lengths [B]."""
+    tails = [stream.tail() for stream in streams]
+    length = streams[0].segment_length
+    ids = torch.stack([torch.nn.functional.pad(tail, (0, length - len(tail))) for tail in tails])
+    return ids, torch.tensor([len(tail) for tail in tails], device=ids.device)
 
 
 def _read(
