@@ -80,18 +80,18 @@ def draw(result: dict, per_token: int, path: Path) -> None:
     def figure() -> Figure:
         made = Figure(figsize=(8, 4.5))
         axes = made.subplots()
-        tokens = [point["tokens"] for point in result["curve"]]
+        tokens = [point["tokens"] / 1e6 for point in result["curve"]]
         base = result["curve"][0]["rss"]
         axes.plot(tokens, [point["rss"] / 2**20 for point in result["curve"]], color=COLOURS[0])
-        axes.plot(tokens, [(base + per_token * n) / 2**20 for n in tokens], color=QUIET, linestyle="--")
+        axes.plot(tokens, [(base + per_token * 1e6 * n) / 2**20 for n in tokens], color=QUIET, linestyle="--")
         last = tokens[-1]
         axes.annotate("HMT, measured", (last, result["curve"][-1]["rss"] / 2**20), (0, 8), ha="right",
                       textcoords="offset points", color=COLOURS[0])  # fmt: skip
         at = 0.62 * last
-        axes.annotate("with a KV cache of every token, computed ", (at, (base + per_token * at) / 2**20),
+        axes.annotate("with a KV cache of every token, computed ", (at, (base + per_token * 1e6 * at) / 2**20),
                       ha="right", color=QUIET)  # fmt: skip
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("tokens read")
+        axes.set_xlabel("tokens read (millions)")
         axes.set_title("Resident memory of the process (MiB)")
         return made
 
