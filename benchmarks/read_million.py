@@ -83,13 +83,14 @@ def draw(result: dict, per_token: int, path: Path) -> None:
         tokens = [point["tokens"] / 1e6 for point in result["curve"]]
         base = result["curve"][0]["rss"]
         axes.plot(tokens, [point["rss"] / 2**20 for point in result["curve"]], color=COLOURS[0])
-        axes.plot(tokens, [(base + per_token * 1e6 * n) / 2**20 for n in tokens], color=QUIET, linestyle="--")
+        cached = [(base + per_token * 1e6 * n) / 2**20 for n in tokens]
+        axes.plot(tokens, cached, color=QUIET, linestyle="--")
         last = tokens[-1]
         axes.annotate("HMT, measured", (last, result["curve"][-1]["rss"] / 2**20), (0, 8), ha="right",
                       textcoords="offset points", color=COLOURS[0])  # fmt: skip
         at = 0.62 * last
-        axes.annotate("with a KV cache of every token, computed ", (at, (base + per_token * 1e6 * at) / 2**20),
-                      ha="right", color=QUIET)  # fmt: skip
+        above = (at, (base + per_token * 1e6 * at) / 2**20)
+        axes.annotate("with a KV cache of every token, computed ", above, ha="right", color=QUIET)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("tokens read (millions)")
         axes.set_title("Resident memory of the process (MiB)")
