@@ -99,10 +99,11 @@ def open_frame(model: SegmentMemoryModel, memory: Memory, ids: Tensor) -> OpenKV
     if model.frame_reads_prepared:
         known = lengths + ids.shape[1]
         at = lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
-        prepared = model.prepare_one(tokens.scatter(1, at, ids), known)
+        # no further than the tokens reach: the rest is padding
+        prepared = model.prepare_one(tokens.scatter(1, at, ids)[:, : max(held) + ids.shape[1]], known)
         kept = bool(model.settled(known).all())
     frame = model.frame(memory.state, prepared)
-    raw, vectors = model.embed(frame.sensory), model.embed(tokens)
+    raw, vectors = model.embed(frame.sensory), model.embed(tokens[:, : max(held)])
     kv = OpenKV(bb.new_cache(model.backbone), None, frame, held, kept)
     alike = frame.ask is not None or _alike(model, memory)
     if model.compiled and alike and kept:
