@@ -219,14 +219,16 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, CompileMixi
         Args:
             bptt_depth: detach the state after every so many segments; None lets gradients flow through all.
             replay: recompute each step in the backward pass instead of storing it.
-            chunk: segments whose `prepare` runs in one batch; None means all, or two with replay: the pass
-                over their heads is then recomputed, and must not need more memory than that of a step.
+            chunk: segments whose `prepare` runs in one batch; None means all. With replay, where that pass is
+                recomputed and must not need much more memory than a step, None means two, or 512 tokens.
             after: applied to every output, with the index of its segment. It belongs to what is replayed: a
                 score that it puts in the place of the hidden states is all that is stored of them.
         """
         training = torch.is_grad_enabled()
         call = checkpointed if replay and training else plainly
-        chunk = chunk or (2 if replay and training else grid.num_segments)
+        if chunk is None:
+            few = max(2, 512 // (grid.ids.shape[0] * grid.segment_length))
+            chunk = few if call is checkpointed else grid.num_segments
         youngest, oldest = torch.stack([*state.segments.aminmax()]).tolist()
         if training:
             state = state.recording(fresh=oldest == 0)
