@@ -193,7 +193,8 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, CompileMixi
         with bb.evaluating(self):
             prepared = self.prepare_one(memory.open_ids[:, :1], memory.open_lengths + 1)
             frame = self.frame(memory.state, prepared)
-        inside = 0 if frame.ask is None else 2 * frame.ask.shape[1]  # the question and its answer
+        # the question and its answer, which stands at the end as well
+        inside = 0 if frame.ask is None else frame.ask.shape[1] + frame.suffix.shape[1]
         return frame.prefix.shape[1] + frame.sensory.shape[1] + frame.suffix.shape[1] + inside
 
     def pass_lengths(self) -> set[int]:

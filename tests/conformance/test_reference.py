@@ -28,9 +28,9 @@ def check_memory(model, memory, row, ids, expected):
         assert sorted(s for s in held if s >= 0) == list(range(max(0, closed - len(held)), closed))
         for slot, segment in enumerate(held):
             if segment >= 0:
-                close(state["bank"][row, slot], expected.memory[segment][0])
+                close(state["bank"][row, slot], expected.memory[segment].flatten())
         if closed:
-            close(state["latest"][row], expected.memory[-1][0])
+            close(state["latest"][row], expected.memory[-1].flatten())
 
 
 def check_recall(model, weights, expected):
@@ -113,17 +113,20 @@ def test_gradients(system, family):
             assert fast[name].abs().max() > 1e-6, name
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_hmt_without_recall_and_sensory_tokens_is_rmt(family):
+@pytest.mark.parametrize(("family", "m"), [("llama", 1), ("gpt2", 1), ("llama", 2)])
+def test_hmt_without_recall_and_sensory_tokens_is_rmt(family, m):
     backbone = tiny_backbone(family)
-    hmt = wrap(HMTForCausalLM, backbone, segment_length=L, recall=False, sensory_length=0)
-    rmt = wrap(RMTForCausalLM, backbone, seed=5, segment_length=L, num_memory_tokens=1)
+    fields = {"recall": False, "sensory_length": 0, "embeddings_per_segment": m}
+    hmt = wrap(HMTForCausalLM, backbone, segment_length=L, **fields)
+    rmt = wrap(RMTForCausalLM, backbone, seed=5, segment_length=L, num_memory_tokens=m)
     rmt.first_prompt.load_state_dict(hmt.first_prompt.state_dict())
     ids, mask = pad(ragged([3 * L + 3, L]), "left")
     with torch.no_grad():
         ours, theirs = hmt(ids, attention_mask=mask), rmt(ids, attention_mask=mask)
     assert torch.equal(ours.logits, theirs.logits)
-    assert torch.equal(ours.past_key_values.state["latest"], theirs.past_key_values.state["memory"][:, 0])
+    assert torch.equal(
+        ours.past_key_values.state["latest"], theirs.past_key_values.state["memory"].flatten(1)
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom", "gemma2"])

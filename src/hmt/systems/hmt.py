@@ -10,6 +10,9 @@ Without recall (training stage 1) P_n is the last memory embedding, as in RMT.
 Ours, `recall_query="inline"`: one pass, asked in the middle; the recall prompt sees only what is before it.
     H   = BBM([H_{n-1}[L-k, L) | H_n[0, j) | T | P_n | H_n[j, L) | P_n]),  S_n = H at T
 With the last memory embedding in front, recall did not learn to choose (docs/performance.md).
+
+Ours, `embeddings_per_segment=m`: P_n and M_n are blocks of m vectors. Equation 2 compares the query with the first of each
+block, equation 3 mixes whole blocks; m = 1 is the paper.
 """
 
 # No `from __future__ import annotations` here: @strict does not check field types that are strings.
@@ -44,6 +47,8 @@ class HMTConfig(MemoryConfig):
             and the recall prompt behind it: causal, and no summary pass; the first j tokens are read without
             memory).
         recall: False is training stage 1.
+        embeddings_per_segment: vectors that a segment leaves behind [1 in the paper]. A bank of N segments holds
+            N times as many; recall chooses segments, by the first vector of each.
     """
 
     model_type = "hmt"
@@ -54,6 +59,7 @@ class HMTConfig(MemoryConfig):
     recall_dim: int | None = None
     recall_query: Literal["segment", "previous", "memory", "inline"] = "segment"
     recall: bool = True
+    embeddings_per_segment: int = 1
 
     def __post_init__(self, **kwargs):
         if self.summary_length is None:
@@ -72,6 +78,8 @@ class HMTConfig(MemoryConfig):
             raise ValueError(f"sensory_length must not be negative, got {self.sensory_length}")
         if self.memory_size < 1:
             raise ValueError(f"memory_size must be at least 1, got {self.memory_size}")
+        if self.embeddings_per_segment < 1:
+            raise ValueError(f"embeddings_per_segment must be at least 1, got {self.embeddings_per_segment}")
         if self.recall_dim is not None and self.recall_dim < 1:
             raise ValueError(f"recall_dim must be at least 1, got {self.recall_dim}")
 
@@ -94,21 +102,26 @@ class Recall(nn.Module):
         return nn.functional.linear(self.query(summary), self.key.weight.t()).float() * self.scale
 
     def forward(self, folded: Tensor, bank: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
-        """Recall prompt [B, d] and log weights [B, N].
+        """Recall prompt [B, m d] and log weights [B, N].
 
-        folded: query [B, d]. bank: [B, N, d]. filled: bool [B, N].
+        folded: query [B, d]. bank: [B, N, m d]. filled: bool [B, N].
         """
-        scores = torch.einsum("bd,bnd->bn", folded, bank.float())
+        scores = torch.einsum("bd,bnd->bn", folded, keys(bank, folded.shape[-1]).float())
         log_weights = scores.masked_fill(~filled, torch.finfo(scores.dtype).min).log_softmax(-1)
         log_weights = log_weights.masked_fill(~filled, torch.finfo(scores.dtype).min)
         prompt = torch.einsum("bn,bnd->bd", log_weights.exp(), bank.float())
         return prompt.to(bank.dtype), log_weights
 
 
+def keys(bank: Tensor, width: int) -> Tensor:
+    """What a query is compared with: the first vector [..., d] of every block [..., m d]."""
+    return bank[..., :width]
+
+
 class HMTForCausalLM(SegmentMemoryModel):
     """A backbone with sensory, short-term and long-term memory.
 
-    State: bank [B, N, d] (ring buffer), latest [B, d], query [B, d] (only `recall_query="previous"`), sensory
+    State: bank [B, N, m d] (ring buffer), latest [B, m d], query [B, d] (only `recall_query="previous"`), sensory
     ids [B, k], segments [B].
     """
 
@@ -117,7 +130,9 @@ class HMTForCausalLM(SegmentMemoryModel):
     def add_modules(self, width: int) -> None:
         config = self.config
         self.summary_prompt = Vectors(1, width)  # T
-        self.first_prompt = Vectors(1, width)  # stands for P_n while there is nothing to recall
+        self.first_prompt = Vectors(
+            config.embeddings_per_segment, width
+        )  # stands for P_n while there is nothing to recall
         self.recall = Recall(width, config.recall_dim or width)
 
     @property
@@ -134,15 +149,14 @@ class HMTForCausalLM(SegmentMemoryModel):
 
     def initial_state(self, batch_size: int) -> MemoryState:
         config, like = self.config, self.first_prompt.weight
-        width = like.shape[1]
         tensors = {
-            "bank": like.new_zeros(batch_size, config.memory_size, width),
-            "latest": like.new_zeros(batch_size, width),
+            "bank": like.new_zeros(batch_size, config.memory_size, like.numel()),
+            "latest": like.new_zeros(batch_size, like.numel()),
             "sensory": torch.zeros(batch_size, config.sensory_length, dtype=torch.long, device=like.device),
             "segments": torch.zeros(batch_size, dtype=torch.long, device=like.device),
         }
         if config.recall_query == "previous":
-            tensors["query"] = like.new_zeros(batch_size, width)
+            tensors["query"] = like.new_zeros(batch_size, like.shape[1])
         return MemoryState({name: tensor.detach() for name, tensor in tensors.items()})
 
     def _init_weights(self, module) -> None:
@@ -196,7 +210,7 @@ class HMTForCausalLM(SegmentMemoryModel):
         if config.recall_query == "segment":
             query = prepared
         else:
-            query = state["query" if config.recall_query == "previous" else "latest"]
+            query = state["query"] if config.recall_query == "previous" else self._keys(state["latest"])
         if config.recall:
             assert query is not None
             recalled, log_weights, folded = self._recall(state, query)
@@ -210,7 +224,7 @@ class HMTForCausalLM(SegmentMemoryModel):
         return replace(frame, answer=prompt, suffix=prompt, recall=log_weights, query=folded)
 
     def _recall(self, state: MemoryState, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Recalled vector [B, d], log weights [B, N] and folded query [B, d] for queries [B, d]."""
+        """Recalled vectors [B, m d], log weights [B, N] and folded query [B, d] for queries [B, d]."""
         folded, bank = self.recall.fold(query), state.ring("bank")
         held = self.slot_segments(state.segments)
         recalled, log_weights = self.recall(folded, bank, (held >= 0)[:, : bank.shape[1]])
@@ -219,13 +233,16 @@ class HMTForCausalLM(SegmentMemoryModel):
         return recalled, nn.functional.pad(log_weights, (0, unwritten), value=floor), folded
 
     def _prompt(self, state: MemoryState, recalled: Tensor) -> Tensor:
-        """[B, 1, d] of vectors [B, d] out of memory, as they are fed in; the learned one where none is."""
-        started = (state.segments > 0)[:, None]
-        scaled = recalled * self.config.memory_scale
-        return torch.where(started, scaled, self.first_prompt(state.batch_size)[:, 0])[:, None]
+        """[B, m, d] of vectors [B, m d] out of memory, as they are fed in; the learned ones where none are."""
+        first = self.first_prompt(state.batch_size)
+        scaled = recalled.view(first.shape) * self.config.memory_scale
+        return torch.where((state.segments > 0)[:, None, None], scaled, first)
+
+    def _keys(self, blocks: Tensor) -> Tensor:
+        return keys(blocks, self.first_prompt.weight.shape[1])
 
     def absorb(self, state, outputs, segment, full, prepared) -> MemoryState:
-        embedding = outputs[:, 0]
+        embedding = outputs.flatten(1)
         new = {
             "latest": embedding,
             "sensory": slide(state["sensory"], segment),
@@ -241,7 +258,7 @@ class HMTForCausalLM(SegmentMemoryModel):
         return super().settled(open_lengths)
 
     def recall_scores(self, queries: Tensor, state: MemoryState) -> Tensor:
-        return torch.einsum("bsd,cnd->bscn", queries, state["bank"].float())
+        return torch.einsum("bsd,cnd->bscn", queries, self._keys(state["bank"]).float())
 
     def slot_segments(self, segments: Tensor) -> Tensor:
         size = self.config.memory_size

@@ -36,7 +36,7 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
     """Hierarchical Memory Transformer, equations 1 to 5 of arXiv 2405.06067; ids and labels int64 [T]."""
     config = model.config
     L, j, k, N = config.segment_length, config.summary_length, config.sensory_length, config.memory_size
-    scale = config.memory_scale  # 1 in the paper
+    scale, m = config.memory_scale, config.embeddings_per_segment  # both 1 in the paper
     T = model.summary_prompt.weight  # [1, d]
     W_q, W_k = model.recall.query.weight.t(), model.recall.key.weight.t()  # [d, d_h]
 
@@ -45,7 +45,7 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
         return run_backbone(model, [T, embed(model, tokens), T])[0][-1:]
 
     logits: list[Tensor] = []
-    memory: list[Tensor] = []  # M_n, [1, d]
+    memory: list[Tensor] = []  # M_n, [m, d]; m is 1 in the paper
     recall: list[Tensor] = []
     for start, segment in segments(ids, L):
         previous = ids[:start]
@@ -63,22 +63,22 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
             elif config.recall_query == "previous":
                 S_n = summary(previous[-j:])
             else:
-                S_n = memory[-1]
-            M = torch.cat(memory[-N:])
-            Q_n, K_n = S_n @ W_q, M @ W_k  # equation 2
+                S_n = memory[-1][:1]
+            M = torch.stack(memory[-N:])
+            Q_n, K_n = S_n @ W_q, M[:, 0] @ W_k  # equation 2
             weights = torch.softmax(Q_n @ K_n.t() / math.sqrt(W_q.shape[1]), dim=-1)
-            P_n = weights @ M * scale  # equation 3
+            P_n = (weights @ M.flatten(1)).view(m, -1) * scale  # equation 3
             weights = weights[0]
 
         if inline:
             hidden, out = run_backbone(model, [sensory, H_n[:j], T, P_n, H_n[j:], P_n])
             asked = len(sensory) + len(H_n[:j])  # where T stands
-            logits.append(torch.cat([out[len(sensory) : asked], out[asked + 2 : -1]]))
+            logits.append(torch.cat([out[len(sensory) : asked], out[asked + 1 + m : -m]]))
         else:
             hidden, out = run_backbone(model, [P_n, sensory, H_n, P_n])  # equation 4
-            logits.append(out[1 + len(sensory) : -1])
+            logits.append(out[m + len(sensory) : -m])
         if len(segment) == L:
-            memory.append(hidden[-1:])  # equation 5
+            memory.append(hidden[-m:])  # equation 5
         recall.append(weights)
 
     return collect(logits, labels, memory, recall)
