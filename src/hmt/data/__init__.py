@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hmt.data.key_value import KeyValueDataset as KeyValueDataset
     from hmt.data.key_value import KeyValueTask as KeyValueTask
     from hmt.data.recall_targets import ngram_recall_targets as ngram_recall_targets
+    from hmt.data.recitation import RecitedSamples as RecitedSamples
     from hmt.data.samples import SegmentSamples as SegmentSamples
     from hmt.data.samples import cut_samples as cut_samples
     from hmt.data.samples import dilate as dilate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hmt.data.tokens import tokenize_documents as tokenize_documents
 
 _MODULE_OF = {
+    "RecitedSamples": "recitation",
     "SegmentCollator": "collate",
     "KeyValueDataset": "key_value",
     "KeyValueTask": "key_value",
