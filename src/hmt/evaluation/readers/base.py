@@ -1,0 +1,70 @@
+"""What is compared: something that reads a text, keeps a number of bytes of it, and answers.
+
+A memory model, the backbone with a window, retrieval of raw text and full attention all are readers, so that
+a task is written once and every row of a table is made by the same code.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+Stop = Callable[[Sequence[int]], bool]
+
+
+class Reader(ABC):
+    """Base of all readers.
+
+    Attributes:
+        name: what its row is called.
+        bytes_carried: bytes that one stream keeps of what it has read, however long; None where it grows with
+            the text.
+        extra_parameters: parameters beside those of the backbone.
+        limit: the longest text it can read in tokens; None where there is no limit. A reader with a limit
+            reads the last
+            tokens of what is longer: it never fails, and what it leaves out is told by `truncates`.
+        unscored_head: leading tokens of a segment that an input to their own prediction has seen (at least 1:
+            the first token of a text has no prediction).
+    """
+
+    name: str
+    bytes_carried: int | None
+    extra_parameters: int = 0
+    limit: int | None = None
+    unscored_head: int = 1
+
+    @abstractmethod
+    def flops_per_token(self, segment_length: int) -> float:
+        """Floating-point operations to read and score one token of a long text, by `hmt.bench.flops`."""
+
+    @abstractmethod
+    def read(self, ids: Sequence[int]) -> Any:
+        """What it keeps of a text (token ids, any length, may be empty). Never changed by what is asked of
+        it."""
+
+    @abstractmethod
+    def generate(
+        self, memory: Any, prompt: Sequence[int], max_new_tokens: int, stop: Stop | None = None
+    ) -> list[int]:
+        """Greedy continuation of text and prompt: new ids, up to `max_new_tokens`, the end-of-text token
+        (left out), or the first at which `stop(new ids)` is true."""
+
+    @abstractmethod
+    def nats(self, memory: Any, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
+        """-log p of each token of `continuation`, after text and prompt: no input to a prediction contains
+        the token.
+
+        ValueError for an empty continuation, and where neither text nor prompt has a token to predict the
+        first from.
+        """
+
+    @abstractmethod
+    def target_nats(self, history: Tensor, target: Tensor) -> Tensor:
+        """-log p of the tokens of whole segments, batched: float32 [B, L].
+
+        history: int64 [B, H], whole segments (H a multiple of L; 0 allowed). target: int64 [B, L], the
+        segment after them. The first `unscored_head` entries of a row mean nothing (NaN).
+        """

@@ -1,0 +1,45 @@
+"""The tasks. A new one is a file in this folder and a line here."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import fields
+from typing import Any
+
+from hmt.evaluation.tasks.base import Task
+
+# name -> module of this folder and class
+TASKS = {
+    "books": "text:Books",
+    "wikitext": "text:WikiText",
+    "wikipedia": "text:Wikipedia",
+    "recall_distance": "probes:RecallDistance",
+    "qmsum": "qmsum:QMSum",
+    "pubmedqa": "pubmedqa:PubMedQA",
+    "narrativeqa": "narrativeqa:NarrativeQA",
+    "hotpotqa": "multihop:HotpotQA",
+    "2wikimultihopqa": "multihop:TwoWikiMultihopQA",
+    "musique": "multihop:MuSiQue",
+    "longbench": "longbench:LongBench",
+    "passkey": "passkey:Passkey",
+    "needles": "needles:Needles",
+    "variables": "variables:VariableTracking",
+    "babilong": "babilong:BABILong",
+}
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of a task. ValueError, listing them, for a name that is none."""
+    if name not in TASKS:
+        raise ValueError(f"there is no task {name!r}; choose from {', '.join(TASKS)}")
+    module, _, kind = TASKS[name].partition(":")
+    return getattr(importlib.import_module(f"hmt.evaluation.tasks.{module}"), kind)
+
+
+def make_task(name: str, **settings: Any) -> Task:
+    """A task with these settings. ValueError for settings that it does not have."""
+    kind = task_class(name)
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(set(settings) - known):
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    return kind(**settings)

@@ -1,0 +1,226 @@
+"""What a task is: items that readers answer, and scores that can be computed again from what was saved.
+
+A task is one dataclass in one file of this folder, and one line in `TASKS` (`__init__.py`). Its fields are
+the settings that a user may change (`--set qmsum.limit=20`).
+
+Running a task on a reader yields *records*: plain JSON values, one per line of a predictions file.
+
+    {"id": "hotpotqa-17", "group": "hotpotqa-17",    unique in the task; what confidence intervals resample (a
+    document)
+     "facts": {"segments": 64, "depth": 0.5},        where it belongs in curves and heat maps
+     "scores": {"f1": 0.4, "nats": null},            per metric, null where it has none
+     "weights": {"nats": 37},                        what a score counts in a mean, 1 where it is not named
+     ...}                                            what was predicted and what was right, raw
+
+The mean of a metric is sum(weight x score) / sum(weight): a score in nats per token, weighted by tokens, is
+the nats per token of everything together.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from hmt.evaluation.readers.base import Reader
+
+Record = dict[str, Any]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a score is shown.
+
+    name: key in `scores`. better: which way is good. show: "percent" of a fraction, "perplexity" of nats per
+        token (the
+    mean is taken before the exponential), "bits" of nats per byte, or "plain".
+    """
+
+    name: str
+    better: Literal["higher", "lower"] = "higher"
+    show: Literal["percent", "perplexity", "bits", "plain"] = "percent"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all readers of a run share: the tokenizer, and the length of a segment in tokens."""
+
+    tokenizer: Any
+    segment_length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """Base of all tasks.
+
+    Args:
+        source: file, folder or `org/name[:config]` on the Hugging Face hub; what each task reads is in its
+            docstring.
+        split: of a hub data set.
+        limit: use the first so many items (documents, questions); None means all.
+        seed: of whatever is drawn.
+    """
+
+    name: ClassVar[str]
+    # the first is the headline
+    metrics: ClassVar[tuple[Metric, ...]]
+    # keys of `facts` that results are laid out by: none: a number; one: a curve; two: a heat map
+    axes: ClassVar[tuple[str, ...]] = ()
+
+    source: str | None = None
+    split: str = "test"
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"{self.name}.limit is {self.limit}; it counts items, 1 or more")
+
+    @abstractmethod
+    def run(
+        self, reader: Reader, setting: Setting, done: Collection[str] = (), progress: Progress | None = None
+    ) -> Iterator[Record]:
+        """The records of one reader, without those whose id is in `done`. progress(items_done,
+        items_in_total).
+
+        The same items in the same order for every reader, and for a fixed seed.
+        """
+
+    @abstractmethod
+    def rescore(self, record: Record) -> Record:
+        """The record with `scores` and `weights` computed anew from what it holds raw."""
+
+    def extras(self, records: Sequence[Record]) -> dict[str, Any]:
+        """What else a task makes of all records of one reader, as plain JSON values: stands in the
+        results."""
+        return {}
+
+    @classmethod
+    def settings(cls) -> dict[str, Any]:
+        """Fields and their defaults."""
+        return {f.name: f.default for f in fields(cls)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """Something to read and something to answer.
+
+    Args:
+        id, group, facts: as in a record.
+        context: what is read into memory.
+        question: what follows it, and ends where the answer begins. Neither holds the answer.
+        answers: accepted answers. Where `generate` is set, they are compared with what the reader writes.
+        choices: where given, how likely each one is as the continuation of the question is measured.
+        likely: a long text whose likelihood as the continuation of the question is measured.
+    """
+
+    id: str
+    context: str
+    question: str
+    answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    likely: str = ""
+    generate: bool = True
+    group: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerTask(Task):
+    """A task of items that are read, asked and scored one by one.
+
+    Args:
+        max_new_tokens: longest generated answer; it also ends at `stop`.
+    """
+
+    # the answer ends before the first of these
+    stop: ClassVar[tuple[str, ...]] = ("\n",)
+
+    max_new_tokens: int = 32
+
+    @abstractmethod
+    def items(self, setting: Setting) -> Sequence[Item]:
+        """All items. ValueError for a source that cannot be used (missing fields, an empty split), naming
+        place and remedy."""
+
+    @abstractmethod
+    def score(self, record: Record) -> dict[str, float | None]:
+        """Scores of a record that holds what `_ask` put there; see there."""
+
+    def weights(self, record: Record) -> dict[str, float]:
+        return {}
+
+    def rescore(self, record: Record) -> Record:
+        return {**record, "scores": self.score(record), "weights": self.weights(record)}
+
+    def run(
+        self, reader: Reader, setting: Setting, done: Collection[str] = (), progress: Progress | None = None
+    ) -> Iterator[Record]:
+        items = self.items(setting)
+        check_items(self.name, items)
+        last: tuple[str, Any] = ("", None)
+        for number, item in enumerate(items, start=1):
+            if item.id not in done:
+                if last[1] is None or last[0] != item.context:  # several questions on one text: read once
+                    last = (item.context, reader.read(encode(setting.tokenizer, item.context)))
+                yield self.rescore(self._ask(reader, setting.tokenizer, item, last[1]))
+            if progress is not None:
+                progress(number, len(items))
+
+    def _ask(self, reader: Reader, tokenizer, item: Item, memory: Any) -> Record:
+        """`generated` (text), `choice_nats` and `choice_tokens` (one per choice), `likely_nats` and
+        `likely_tokens`."""
+        question = encode(tokenizer, item.question)
+        record: Record = {
+            "id": item.id,
+            "group": item.group or item.id,
+            "facts": dict(item.facts),
+            "question": item.question,
+            "answers": list(item.answers),
+        }
+        if item.generate:
+            ids = reader.generate(
+                memory, question, self.max_new_tokens, lambda new: ends(tokenizer, new, self.stop)
+            )
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            record["generated"] = before(text, self.stop).strip()
+        if item.choices:
+            options = [encode(tokenizer, choice) for choice in item.choices]
+            nats = [sum(reader.nats(memory, question, ids)) for ids in options]
+            record |= {"choices": list(item.choices), "choice_nats": nats}
+            record["choice_tokens"] = [len(ids) for ids in options]
+        if item.likely:
+            ids = encode(tokenizer, item.likely)
+            record |= {"likely": item.likely, "likely_tokens": len(ids)}
+            record["likely_nats"] = reader.nats(memory, question, ids)
+        return record
+
+
+def encode(tokenizer, text: str) -> list[int]:
+    """Token ids without special tokens, of a text of any length."""
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def ends(tokenizer, ids: Sequence[int], stop: Sequence[str]) -> bool:
+    """Whether generated ids hold a whole answer."""
+    text = tokenizer.decode(ids, skip_special_tokens=True).lstrip()
+    return any(mark in text for mark in stop)
+
+
+def before(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first of the marks; blank space at the beginning ends nothing."""
+    text = text.lstrip()
+    return text[: min((place for mark in stop if (place := text.find(mark)) >= 0), default=len(text))]
+
+
+def check_items(name: str, items: Sequence[Item]) -> None:
+    """ValueError unless there are items, with ids of their own."""
+    if not items:
+        raise ValueError(f"the task {name} has no items: its source is empty, or its settings leave nothing")
+    ids = [item.id for item in items]
+    if len(set(ids)) < len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise ValueError(f"the task {name} has two items with the id {twice!r}")
