@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from hmt import WindowForCausalLM, load_model
-from hmt.cli.eval import unique_name, whole_numbers
+from hmt.cli.history import unique_name, whole_numbers
 from hmt.evaluation import HistoryResult, history_perplexity
 from hmt.facts import commit
 

@@ -21,6 +21,7 @@ COMMANDS = [
     "generate",
     "memory",
     "eval",
+    "report",
     "bench",
     "env",
 ]

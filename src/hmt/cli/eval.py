@@ -1,184 +1,130 @@
-"""`hmt eval`: perplexity against history, on the same tokens for every model."""
+"""`hmt eval`: models with memory beside baselines, on tasks; or perplexity against history, without `--tasks`."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hmt.cli.progress import TokenProgress, no_bars_in_logs
-from hmt.cli.read import DeviceOption, EncodingOption, ErrorsOption, open_model
-from hmt.evaluation.units import byte_text, plural
+from hmt.cli.read import DeviceOption, EncodingOption, ErrorsOption
+
+# options of perplexity against history alone, which tasks have as settings
+_HISTORY_ONLY = {
+    "window": "baselines have --baselines",
+    "skip": "set books.skip",
+    "targets_per_document": "set books.targets_per_document",
+    "max_targets": "set books.max_targets",
+    "batch_size": "set books.batch_size",
+    "text_field": "set books.text_field",
+    "split": "set TASK.split",
+    "encoding": "convert the file",
+    "errors": "convert the file",
+}
+_TASKS_ONLY = ("pairs", "budgets", "baselines", "backbone", "context", "overwrite", "segment_length")
 
 
 def command(
-    models: Annotated[list[str], typer.Argument(help="Folders or hub ids.", metavar="MODEL...")],
-    data: Annotated[str, typer.Option(help="File, folder or hub data set of documents.", metavar="PATH")],
+    ctx: typer.Context,
+    models: Annotated[
+        list[str], typer.Argument(help="Folders or hub ids; NAME=FOLDER names a row.", metavar="MODEL...")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.", metavar="DIR")],
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Tasks with commas between them, such as books,passkey.", metavar="TASKS"),
+    ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of a task. Repeatable.", metavar="TASK.SETTING=VALUE"),
+    ] = None,
+    budgets: Annotated[
+        str, typer.Option(help="Compare at so many bytes per stream, such as 16KiB,64KiB.", metavar="BYTES")
+    ] = "",
+    baselines: Annotated[
+        str, typer.Option(help="Beside the models: alone, sensory, window, window-ids, bm25, full; or none.")
+    ] = "sensory,window,bm25,full",
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Backbone of the baselines. Default: that of the first model.", metavar="PATH"),
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Longest input of the baselines, in tokens.", min=2)
+    ] = None,
+    segment_length: Annotated[
+        int | None, typer.Option(help="Tokens that tasks call a segment. Default: the models'.", min=2)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Answer again what DIR has.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Documents: perplexity against history, or books.source.", metavar="PATH"),
+    ] = None,
     history: Annotated[str, typer.Option(help="Segments read before the scored ones.")] = "0,1,4,16,64",
     window: Annotated[
         str | None,
-        typer.Option(
-            help="Also score the first model's backbone with windows of so many raw tokens, such as 0,32.",
-            metavar="TOKENS",
-        ),
+        typer.Option(help="Without --tasks: windows of so many raw tokens, such as 0,32.", metavar="TOKENS"),
     ] = None,
     skip: Annotated[int | None, typer.Option(help="Tokens at the head of a segment not scored.")] = None,
     targets_per_document: Annotated[int, typer.Option(help="Scored segments per document.", min=1)] = 4,
     max_targets: Annotated[int, typer.Option(help="Scored segments in all.", min=1)] = 256,
     batch_size: Annotated[int, typer.Option(help="Segments scored side by side.", min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of segments.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many documents.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Use only the first so many documents or items.", min=1)
+    ] = None,
     text_field: Annotated[str, typer.Option(help="Field with the text, in .jsonl and .parquet.")] = "text",
     split: Annotated[str, typer.Option(help="Split of a hub data set.")] = "train",
     encoding: EncodingOption = "utf-8",
     errors: ErrorsOption = "strict",
     device: DeviceOption = None,
 ) -> None:
-    """Measure what history is worth: perplexity of the same tokens after 0, 1, 4, ... segments."""
-    histories, windows = whole_numbers("--history", history), whole_numbers("--window", window or "")
+    """Measure what memory is worth, beside baselines of as many bytes.
 
-    from hmt.data import load_documents, tokenize_documents
-    from hmt.evaluation import history_perplexity, measure_memory
+    With --tasks: every model and baseline does every task. Answers are saved as they come; run again after
+    Ctrl-C, it goes on where it stopped. `hmt report DIR` makes a page of it.
 
-    with no_bars_in_logs():
-        documents = load_documents(
-            data, split=split, text_field=text_field, encoding=encoding, errors=errors, limit=limit
-        )
-    systems, tokenizer, where = open_models(models, device)
-    systems |= window_baselines(next(iter(systems.values())), windows)
-    with no_bars_in_logs():
-        tokens = tokenize_documents(documents, tokenizer, append_eos=tokenizer.eos_token_id is not None)
-    with TokenProgress("scoring", where) as progress:
-        result = history_perplexity(
-            systems,
-            tokens.with_format("numpy")["input_ids"],
-            histories,
-            skip=skip,
-            targets_per_document=targets_per_document,
-            max_targets=max_targets,
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress.of,
-        )
-    results: dict[str, Any] = {
-        "title": f"Perplexity against history: {Path(data).name or data}",
-        "summary": describe(result),
-        "perplexity": result.to_dict(),
-        "memory": {name: measure_memory(model).to_dict() for name, model in systems.items()},
-        "setup": setup(progress, seed),
-    }
-    if len(systems) > 1:
-        results["baseline"] = list(systems)[len(models)] if windows else next(iter(systems))
-    show(result, results["memory"])
-    write(results, result, output)
+    Without: perplexity of the same tokens after 0, 1, 4, ... segments of the documents in --data.
+    """
+    given = {name for name in ctx.params if _is_given(ctx, name)}
+    if tasks is None:
+        if data is None:
+            raise ValueError("name --tasks, or --data for perplexity against history")
+        if wrong := [name for name in _TASKS_ONLY if name in given]:
+            raise ValueError(f"{_option(wrong[0])} goes with --tasks, such as --tasks books")
+        from hmt.cli.history import evaluate_history
+
+        evaluate_history(
+            models, data, output, history=history, window=window or "", skip=skip,
+            targets_per_document=targets_per_document, max_targets=max_targets, batch_size=batch_size,
+            seed=seed, limit=limit, text_field=text_field, split=split, encoding=encoding, errors=errors,
+            device=device,
+        )  # fmt: skip
+        return
+    if wrong := [name for name in _HISTORY_ONLY if name in given]:
+        raise ValueError(f"{_option(wrong[0])} does not go with --tasks: {_HISTORY_ONLY[wrong[0]]}")
+    from hmt.cli.eval_tasks import evaluate_tasks
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    short = _shorthand(names, data, history if "history" in given else None)
+    defaults: dict[str, Any] = {"seed": seed, **({} if limit is None else {"limit": limit})}
+    evaluate_tasks(
+        models, names, [*short, *(pairs or [])], defaults, output,
+        budgets=budgets, baselines=baselines, backbone=backbone, context=context,
+        segment_length=segment_length, device=device, overwrite=overwrite,
+    )  # fmt: skip
 
 
-def whole_numbers(option: str, text: str) -> list[int]:
-    """ "0,1,4" as [0, 1, 4]."""
-    try:
-        numbers = [int(part) for part in text.split(",")] if text.strip() else []
-    except ValueError:
-        numbers = [-1]
-    if any(number < 0 for number in numbers):
-        raise ValueError(
-            f"{option} takes whole numbers with commas between them, such as 0,1,4; got {text!r}"
-        )
-    return numbers
+def _shorthand(names: list[str], data: str | None, history: str | None) -> list[str]:
+    """--data and --history as settings of the task books."""
+    pairs = [("--data", "source", data), ("--history", "histories", history)]
+    for option, key, value in pairs:
+        if value is not None and "books" not in names:
+            raise ValueError(f"{option} is of the task books; name --set TASK.{key}=... for others")
+    return [f"books.{key}={value}" for _, key, value in pairs if value is not None]
 
 
-def open_models(paths: list[str], device: str | None) -> tuple[dict[str, Any], Any, Any]:
-    """name -> model, their tokenizer and device. ValueError when their tokenizers differ."""
-    if repeated := [path for path in paths if paths.count(path) > 1]:
-        raise ValueError(f"{repeated[0]} is named twice")
-    systems: dict[str, Any] = {}
-    first: Any = None
-    for path in paths:
-        model, tokenizer = open_model(path, device)
-        first = first or tokenizer
-        if tokenizer.get_vocab() != first.get_vocab():
-            raise ValueError(
-                f"{path} and {paths[0]} have different tokenizers, so their perplexities per token cannot be "
-                "compared; evaluate models that read the same token ids"
-            )
-        systems[unique_name(path, systems)] = model
-    return systems, first, model.device
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
 
 
-def unique_name(path: str, taken: dict[str, Any]) -> str:
-    """The last part of a path, or more of it where that name is taken."""
-    parts = Path(path).parts
-    for number in range(1, len(parts) + 1):
-        name = "/".join(parts[-number:])
-        if name not in taken:
-            return name
-    return path
-
-
-def window_baselines(model: Any, windows: list[int]) -> dict[str, Any]:
-    """The backbone of `model` (shared, not copied) that reads again the last so many raw tokens."""
-    from hmt import WindowForCausalLM
-
-    length = model.config.segment_length
-    return {
-        f"window {tokens}": WindowForCausalLM.from_backbone(
-            model.backbone, segment_length=length, window_length=tokens
-        ).eval()
-        for tokens in windows
-    }
-
-
-def describe(result: Any) -> str:
-    """The outcome in a few sentences."""
-    first, last = result.histories[0], result.histories[-1]
-    found = f"{result.long_enough} of {plural(result.documents, 'document')} have room for a history of "
-    found += f"{plural(last, 'segment')} of {result.segment_length} tokens."
-    if first == last:
-        return found
-    changes = ", ".join(
-        f"{result.perplexity(name, first):.3f} to {result.perplexity(name, last):.3f} ({name})"
-        for name in result.models
-    )
-    instead = f"With {last} instead of {plural(first, 'segment')} of history"
-    return f"{found}\n\n{instead}, perplexity goes from {changes}."
-
-
-def setup(progress: TokenProgress, seed: int) -> dict[str, Any]:
-    """Command, commit, versions and hardware, as plain values."""
-    from hmt.facts import run_facts
-
-    facts = run_facts(seed, run=progress.summary())
-    facts["devices"] = ", ".join(device["name"] for device in facts["devices"]) or "CPU"
-    facts["memory_total"] = byte_text(facts["memory_total"])
-    return facts
-
-
-def show(result: Any, memory: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Perplexity by segments of history; bytes kept per stream", title_justify="left")
-    table.add_column("system", overflow="fold")
-    for history in result.histories:
-        table.add_column(str(history), justify="right", no_wrap=True)
-    table.add_column("kept", justify="right", no_wrap=True)
-    for name in result.models:
-        values = [f"{result.perplexity(name, history):.3f}" for history in result.histories]
-        table.add_row(name, *values, byte_text(memory[name]["state"][-1]))
-    Console().print(table)
-    typer.echo(
-        f"{result.tokens:,} tokens scored, the same for every number, in "
-        f"{plural(len(result.targets), 'segment')} of {plural(result.documents_used, 'document')}; "
-        f"{result.long_enough} of {result.documents} are long enough"
-    )
-
-
-def write(results: dict[str, Any], result: Any, output: Path) -> None:
-    from hmt.evaluation.plots import perplexity_plot, save
-    from hmt.evaluation.report import write_report
-    from hmt.files import write_atomically
-
-    write_atomically(output / "results.json", (json.dumps(results, indent=1) + "\n").encode())
-    save(perplexity_plot(result), output / "perplexity.png")
-    write_report(results, output / "report.html")
-    typer.echo(f"{output}: results.json, perplexity.png, report.html")
+def _option(name: str) -> str:
+    return "--set" if name == "pairs" else "--" + name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""Text tasks: numbers equal `history_perplexity`'s, records can be scored again, probes see what was mixed."""
+"""Text tasks: numbers equal `history_perplexity`'s, records can be scored again, probes see fillers."""
 
 import json
 import math
