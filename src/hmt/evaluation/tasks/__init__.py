@@ -21,6 +21,7 @@ TASKS = {
     "2wikimultihopqa": "multihop:TwoWikiMultihopQA",
     "musique": "multihop:MuSiQue",
     "longbench": "longbench:LongBench",
+    "key_value": "key_value:KeyValue",
     "passkey": "passkey:Passkey",
     "needles": "needles:Needles",
     "variables": "variables:VariableTracking",
