@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hmt.bench.flops import (
+from hmt.flops import (
     BackboneFlops,
     passes_per_segment,
     peak_flops,

@@ -108,13 +108,13 @@ def score(
     device = model.get_input_embeddings().weight.device
     for rows in windows.split(batch_size):
         segments = rows.to(device).view(len(rows), -1, model.config.segment_length)
-        prepared = _prepare(model, segments)
+        prepared = prepare_segments(model, segments)
         reads = {}
         for read in _reads(model, histories):
             hidden = _target_outputs(model, segments, prepared, read, counter)
             reads[read] = _nats(model, hidden[:, skip - 1 : -1], segments[:, -1, skip:])
         for history in histories:
-            nll[history] += reads[_reach(model, history)]
+            nll[history] += reads[reach(model, history)]
     return nll
 
 
@@ -128,7 +128,7 @@ def _target_outputs(model, segments: Tensor, prepared: list, read: int, counter)
     return output.hidden
 
 
-def _prepare(model: SegmentMemoryModel, segments: Tensor) -> list[Tensor | None]:
+def prepare_segments(model: SegmentMemoryModel, segments: Tensor) -> list[Tensor | None]:
     """What `step` wants prepared, per segment of [B, S, L]: computed once and shared by all histories."""
     prepared: list[Tensor | None] = []
     for part in segments.split(_CHUNK, dim=1):
@@ -149,7 +149,7 @@ def _nats(model: SegmentMemoryModel, hidden: Tensor, goal: Tensor) -> list[float
     return torch.cat(parts).view(goal.shape).double().sum(1).tolist()
 
 
-def _reach(model: SegmentMemoryModel, history: int) -> int:
+def reach(model: SegmentMemoryModel, history: int) -> int:
     """How many of `history` segments matter: a window forgets the rest, so they need not be read."""
     if isinstance(model, WindowForCausalLM):
         return min(history, -(-model.config.window_length // model.config.segment_length))
@@ -157,7 +157,7 @@ def _reach(model: SegmentMemoryModel, history: int) -> int:
 
 
 def _reads(model: SegmentMemoryModel, histories: Sequence[int]) -> list[int]:
-    return sorted({_reach(model, history) for history in histories})
+    return sorted({reach(model, history) for history in histories})
 
 
 class _Counter:

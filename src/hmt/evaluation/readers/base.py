@@ -23,9 +23,9 @@ class Reader(ABC):
         bytes_carried: bytes that one stream keeps of what it has read, however long; None where it grows with
             the text.
         extra_parameters: parameters beside those of the backbone.
-        limit: the longest text it can read in tokens; None where there is no limit. A reader with a limit
-            reads the last
-            tokens of what is longer: it never fails, and what it leaves out is told by `truncates`.
+        limit: the longest text it can read in tokens; None where there is no limit. Of a longer one it reads
+            the
+            last tokens: it never fails.
         unscored_head: leading tokens of a segment that an input to their own prediction has seen (at least 1:
             the first token of a text has no prediction).
     """
@@ -38,7 +38,10 @@ class Reader(ABC):
 
     @abstractmethod
     def flops_per_token(self, segment_length: int) -> float:
-        """Floating-point operations to read and score one token of a long text, by `hmt.bench.flops`."""
+        """Floating-point operations to read and score one token of a long text, by `hmt.flops`.
+
+        Where they grow with the text, the mean over a text of `limit` tokens.
+        """
 
     @abstractmethod
     def read(self, ids: Sequence[int]) -> Any:
@@ -50,7 +53,8 @@ class Reader(ABC):
         self, memory: Any, prompt: Sequence[int], max_new_tokens: int, stop: Stop | None = None
     ) -> list[int]:
         """Greedy continuation of text and prompt: new ids, up to `max_new_tokens`, the end-of-text token
-        (left out), or the first at which `stop(new ids)` is true."""
+        (left out), or the first at which `stop(new ids)` is true. The prompt may be empty where there is a
+        text."""
 
     @abstractmethod
     def nats(self, memory: Any, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:

@@ -5,7 +5,7 @@ import torch
 from backbones import random_ids, tiny_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
-from hmt.bench.flops import (
+from hmt.flops import (
     BackboneFlops,
     causal_pairs,
     passes_per_segment,

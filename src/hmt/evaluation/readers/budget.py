@@ -1,0 +1,139 @@
+"""The rows of a table: a model and the baselines, each with the same number of bytes to carry."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from transformers import PreTrainedModel
+
+from hmt.evaluation.readers.base import Reader
+from hmt.evaluation.readers.full import FullReader
+from hmt.evaluation.readers.memory import MemoryReader
+from hmt.evaluation.readers.retrieval import BM25Reader
+from hmt.evaluation.readers.window import WindowReader
+from hmt.evaluation.units import byte_text
+from hmt.model import SegmentMemoryModel
+
+BASELINES = ("alone", "sensory", "window", "window-ids", "bm25", "full")
+_UNITS = {"": 1, "b": 1} | {
+    unit: base**power
+    for power, letter in enumerate("kmg", start=1)
+    for unit, base in ((f"{letter}ib", 1024), (f"{letter}b", 1000))
+}
+
+M = TypeVar("M", bound=SegmentMemoryModel)
+
+
+def parse_bytes(text: str | int) -> int:
+    """A number of bytes: "64KiB", "1.5 MiB" (1,024), "100 KB" (1,000), "512 B" or a plain number.
+
+    Upper and lower case are the same. ValueError for anything else, and for less than one byte.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text).lower())
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"{text!r} is no number of bytes; write for instance 65536, 64KiB or 1.5MiB")
+    size = float(match[1]) * _UNITS[match[2]]
+    if size < 1:
+        raise ValueError(f"{text!r} is less than one byte")
+    return int(size)
+
+
+def rows_at(
+    model: SegmentMemoryModel,
+    budgets: Sequence[int],
+    tokenizer: Any = None,
+    baselines: Sequence[str] = ("sensory", "window", "bm25", "full"),
+    *,
+    backbone: PreTrainedModel | None = None,
+    sensory: int | None = None,
+    limit: int | None = None,
+    name: str | None = None,
+) -> list[Reader]:
+    """The model and the baselines at every budget.
+
+    Args:
+        model: with a memory bank (`memory_size`) it gives one row per budget, whose bank holds as many
+            embeddings as fit after the rest of its state; else one row with the bytes that it has.
+        budgets: bytes per stream; none means what the model carries as it is.
+        tokenizer: for "bm25".
+        baselines: at each budget "window" (a KV cache), "window-ids" (ids that are read again) and "bm25";
+            once "alone" (no memory), "sensory" (only the raw tokens that the model reads again) and "full".
+        backbone: of the baselines; None takes the model's own, as it is now: trained with the memory, if it
+            was.
+        sensory: raw tokens of the row "sensory"; None means as many as the model has. With 0 there is no such
+            row: it would be "alone".
+        limit: longest input of the backbone in the baselines. None means what its config says; a backbone
+            that was trained on shorter texts does worse beyond them, and then a shorter one is fair.
+        name: of the model; None takes the name of its system.
+    ValueError for an unknown baseline and for budgets that are too small for the model.
+    """
+    for baseline in baselines:
+        if baseline not in BASELINES:
+            raise ValueError(f"there is no baseline {baseline!r}; choose from {', '.join(BASELINES)}")
+    if "bm25" in baselines and tokenizer is None:
+        raise ValueError("the baseline bm25 works on words and needs the tokenizer")
+    plain = backbone if backbone is not None else model.backbone
+    sensory = model.config.raw_tokens if sensory is None else sensory
+    name = name or model.config.model_type
+    budgets = sorted(set(budgets)) or [model.new_memory(1).nbytes]
+    texts = _texts(budgets)
+
+    rows: list[Reader] = []
+    if hasattr(model.config, "memory_size"):
+        for budget, text in zip(budgets, texts, strict=True):
+            rows.append(MemoryReader(resized(model, affordable_bank(model, budget)), f"{name} {text}"))
+    else:
+        rows.append(MemoryReader(model, name))
+    if "alone" in baselines:
+        rows.append(WindowReader(plain, tokens=0, name="alone", ids=True, positions=limit))
+    if "sensory" in baselines and sensory:
+        rows.append(WindowReader(plain, tokens=sensory, name="sensory", ids=True, positions=limit))
+    for baseline in ("window", "window-ids", "bm25"):
+        if baseline not in baselines:
+            continue
+        for budget, text in zip(budgets, texts, strict=True):
+            called = f"{baseline} {text}"
+            if baseline == "bm25":
+                rows.append(BM25Reader(plain, tokenizer, budget, name=called, positions=limit))
+            else:
+                ids = baseline == "window-ids"
+                rows.append(WindowReader(plain, budget, name=called, ids=ids, positions=limit))
+    if "full" in baselines:
+        rows.append(FullReader(plain, limit))
+    return rows
+
+
+def affordable_bank(model: SegmentMemoryModel, budget: int) -> int:
+    """The largest `memory_size` with which a stream carries at most `budget` bytes.
+
+    ValueError where not even 1 fits.
+    """
+    least, more = (resized(model, size).new_memory(1).nbytes for size in (1, 2))
+    if budget < least:
+        raise ValueError(
+            f"{model.config.model_type} cannot work in {budget:,} bytes: with a single memory embedding it "
+            f"carries {least:,}"
+        )
+    return 1 + (budget - least) // (more - least)
+
+
+def resized(model: M, memory_size: int) -> M:
+    """The same model with a bank of another size: all weights are shared, the config is its own.
+
+    What is done to a weight is done to both; memories belong to the one that made them.
+    """
+    config = copy.copy(model.config)
+    config.memory_size = memory_size
+    twin = copy.copy(model)
+    twin.config = config
+    twin.compiled = None  # compiled functions run the model they were made from, with its bank
+    return twin
+
+
+def _texts(budgets: Sequence[int]) -> list[str]:
+    """Budgets as they are shown; in bytes where two would look the same."""
+    texts = [byte_text(budget) for budget in budgets]
+    return texts if len(set(texts)) == len(texts) else [f"{budget} B" for budget in budgets]

@@ -1,0 +1,119 @@
+"""A model with memory as a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hmt import backbone as bb
+from hmt.flops import BackboneFlops, segment_flops
+from hmt.evaluation.perplexity import prepare_segments, reach, unscored_head
+from hmt.evaluation.readers.base import Reader, Stop
+from hmt.evaluation.readers.plain import check_continuation, check_segments, check_start, greedy, token_nats
+from hmt.memory import Memory
+from hmt.model import SegmentMemoryModel
+from hmt.state import MemoryState
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A text that was read.
+
+    Attributes:
+        memory: of all but its last token.
+        last: its last token (none of an empty text), which is read before what is asked: it is what the first
+            token behind the text is predicted from. It takes no bytes more: the memory has room for L open
+            tokens, and holds at most L - 1 of them.
+    """
+
+    memory: Memory
+    last: tuple[int, ...]
+
+
+class MemoryReader(Reader):
+    """Any `SegmentMemoryModel`. Reads texts of any length."""
+
+    def __init__(self, model: SegmentMemoryModel, name: str | None = None):
+        self.model = model
+        self.name = name or model.config.model_type
+        self.bytes_carried = model.new_memory(1).nbytes
+        own = sum(p.numel() for module in model.memory_modules().values() for p in module.parameters())
+        lora = sum(p.numel() for name, p in model.backbone.named_parameters() if "lora_" in name)
+        self.extra_parameters = own + lora
+        self.unscored_head = unscored_head(model)
+
+    def flops_per_token(self, segment_length: int) -> float:
+        self._check_length(segment_length)
+        count = BackboneFlops.of(self.model.backbone)
+        return segment_flops(self.model) / segment_length + count.logits(1)
+
+    def read(self, ids: Sequence[int]) -> Kept:
+        ids = list(ids)
+        memory = self.model.new_memory(1) if len(ids) < 2 else self.model.read(ids[:-1])
+        return Kept(memory, tuple(ids[-1:]))
+
+    def generate(
+        self, memory: Kept, prompt: Sequence[int], max_new_tokens: int, stop: Stop | None = None
+    ) -> list[int]:
+        # `generate` of a model with memory works on a copy
+        return greedy(
+            self.model, [*memory.last, *prompt], max_new_tokens, stop, past_key_values=memory.memory
+        )
+
+    @torch.no_grad()
+    def nats(self, memory: Kept, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
+        goal = list(continuation)
+        before = [*memory.last, *prompt]
+        check_continuation(goal)
+        check_start(before)
+        own = memory.memory.copy()  # a call advances the memory that it is given
+        if len(before) > 1:
+            own = self.model.read(before[:-1], memory=own)
+        inputs, found, done = [before[-1], *goal[:-1]], [], 0
+        with bb.evaluating(self.model):
+            for size in self._calls(int(own.open_lengths), len(inputs)):
+                ids = torch.tensor([inputs[done : done + size]], device=own.open_ids.device)
+                logits = self.model(ids, past_key_values=own, use_cache=True).logits[0].float()
+                right = torch.tensor(goal[done : done + size], device=logits.device)
+                found += torch.nn.functional.cross_entropy(logits, right, reduction="none").tolist()
+                done += size
+        return found
+
+    def _calls(self, at: int, number: int) -> Iterator[int]:
+        """How many of `number` tokens to feed together, from place `at` of a segment on.
+
+        A frame that is made from the first `unscored_head` tokens of its segment would know them before they
+        are predicted: while some are missing there, it is shown one more at a time. Else as many as the
+        segment takes (which also bounds the logits).
+        """
+        length, alone = self.model.config.segment_length, self.unscored_head - 1
+        while number:
+            size = 1 if at < alone else min(number, length - at)
+            yield size
+            number, at = number - size, (at + size) % length
+
+    @torch.no_grad()
+    def target_nats(self, history: Tensor, target: Tensor) -> Tensor:
+        check_segments(history, target)
+        model, length, head = self.model, target.shape[1], self.unscored_head
+        self._check_length(length)
+        device = bb.embedding_table(model.backbone).weight.device
+        segments = torch.cat([history, target], dim=1).to(device).view(len(target), -1, length)
+        read = reach(model, segments.shape[1] - 1)
+        segments = segments[:, segments.shape[1] - 1 - read :]
+        with bb.evaluating(model):
+            state: MemoryState = model.initial_state(len(target))
+            for index, prepared in enumerate(prepare_segments(model, segments)):
+                output = model.step(segments[:, index], state, prepared=prepared)
+                state = output.state
+        nats = torch.full(target.shape, torch.nan)
+        nats[:, head:] = token_nats(model.backbone, output.hidden[:, head - 1 : -1], target[:, head:])
+        return nats
+
+    def _check_length(self, segment_length: int) -> None:
+        own = self.model.config.segment_length
+        if segment_length != own:
+            raise ValueError(f"{self.name} reads segments of {own} tokens, not of {segment_length}")
