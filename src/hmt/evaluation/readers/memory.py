@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from hmt import backbone as bb
-from hmt.flops import BackboneFlops, segment_flops
 from hmt.evaluation.perplexity import prepare_segments, reach, unscored_head
 from hmt.evaluation.readers.base import Reader, Stop
 from hmt.evaluation.readers.plain import check_continuation, check_segments, check_start, greedy, token_nats
+from hmt.flops import BackboneFlops, segment_flops
 from hmt.memory import Memory
 from hmt.model import SegmentMemoryModel
 from hmt.state import MemoryState
