@@ -13,7 +13,9 @@ from hmt.evaluation.memory_use import kv_cache_bytes
 from hmt.evaluation.plot_style import spread
 from hmt.evaluation.plots import memory_plot, perplexity_plot, recall_map_plot, recall_plot, save, to_bytes
 from hmt.evaluation.recall_task import RecallPoint
+from hmt.evaluation.report import Run, write_runs
 from hmt.evaluation.targets import Target
+from hmt.evaluation.task_plots import axis_plot, heat_maps, position_plot
 from hmt.evaluation.units import byte_text, count_text, plural
 
 
@@ -183,3 +185,135 @@ def test_units():
     assert [byte_text(n) for n in (12, 1536, 2**30, 2**52)] == ["12 B", "1.5 KiB", "1 GiB", "4.1e+03 TiB"]
     assert [count_text(n) for n in (512, 2048, 2**20)] == ["512", "2k", "1M"]
     assert [plural(1, "token"), plural(2000, "token")] == ["1 token", "2,000 tokens"]
+
+
+def estimated(mean):
+    return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "weight": 10.0}
+
+
+def run_of(label, shift=0.0, seed=0, only=("plain", "curve", "names", "grid"), **settings):
+    """Three readers on tasks with no, one (numbers, names) and two axes."""
+    shows = {"acc": ("higher", "percent"), "nats": ("lower", "perplexity")}
+    metrics = [{"name": name, "better": better, "show": show} for name, (better, show) in shows.items()]
+    places = {
+        "plain": [],
+        "curve": [{"history": h} for h in (0, 1, 16)],
+        "names": [{"set": name} for name in ("short", "a name that is rather long", "other")],
+        "grid": [{"segments": s, "depth": d} for s in (4, 16) for d in (0.0, 0.5)],
+    }
+    worth = {"HMT <a>": 0.6, "window 1 KiB": 0.4, "full": 0.5}
+    tasks = {}
+    for task, cells in ((name, places[name]) for name in only):
+        axes = list(cells[0]) if cells else []
+        scores = {name: {m: estimated(value + shift) for m in shows} for name, value in worth.items()}
+        pairs = {
+            a: {b: {m: estimated(worth[b] - worth[a]) for m in shows} for b in worth if b != a} for a in worth
+        }
+        tasks[task] = {
+            "settings": {"seed": seed, **settings},
+            "metrics": metrics[:1] if task in ("names", "grid") else metrics,
+            "axes": axes,
+            "readers": {
+                name: {
+                    "n": 10,
+                    "metrics": scores[name],
+                    "cells": [{"facts": facts, "n": 3, "metrics": scores[name]} for facts in cells],
+                    "extras": {"by_position": {"0": [None, 1.0, 0.5], "16": [None, 0.9, 0.2]}}
+                    if task == "curve"
+                    else {},
+                }
+                for name in worth
+            },
+            "paired": pairs,
+        }
+        if len(axes) == 1:
+            tasks[task]["paired_cells"] = {
+                a: {b: [{"facts": f, "metrics": gaps} for f in cells] for b, gaps in of.items()}
+                for a, of in pairs.items()
+            }
+    readers = {
+        name: {"bytes_carried": None if name == "full" else 2048, "extra_parameters": 1_200_000,
+               "flops_per_token": 3.4e9, "limit": 512 if name == "full" else None}
+        for name in worth
+    }  # fmt: skip
+    setup = {
+        "command": f"hmt eval {label}",
+        "seed": seed,
+        "devices": [{"name": "GPU X"}],
+        "memory_total": 2**30,
+    }
+    return Run(label, {"format": 1, "readers": readers, "tasks": tasks, "setup": setup})
+
+
+def test_one_run_of_tasks(tmp_path):
+    files = write_runs([run_of("one")], tmp_path / "r.html", pngs=tmp_path / "png")
+    page = page_of(tmp_path / "r.html")
+    text = " ".join(page.words)
+    for word in [
+        "HMT <a>",
+        "2 KiB",
+        "grows",
+        "1.2 M",
+        "3.4 G",
+        "512 tokens",
+        "60.0",
+        "50.0 to 70.0",
+        "GPU X",
+    ]:
+        assert word in text
+    assert f"{np.exp(0.6):.3f}" in text and f"{np.exp(0.5):.3f} to {np.exp(0.7):.3f}" in text
+    assert text.count("Difference to window 1 KiB") == 4 and "+20.0" in text and "+0.200" in text
+    # one or two metrics for each task with axes, and one within the segment
+    assert (
+        len(page.images) == len(files) == 5 and "grid-acc.png" in files and "curve-by_position.png" in files
+    )
+    for file, source in zip(files, page.images, strict=True):
+        assert (tmp_path / "png" / file).read_bytes() == base64.b64decode(source.split(",")[1])
+
+
+def test_runs_of_one_name_are_averaged(tmp_path):
+    runs = [run_of("a", 0.0, only=["names"]), run_of("b", 0.1, seed=1, only=["names"])]
+    write_runs(runs, tmp_path / "r.html", baseline="full")
+    text = " ".join(page_of(tmp_path / "r.html").words)
+    assert "65.0" in text and "± 7.1" in text and "50.0 to 70.0" not in text
+    assert text.count("Difference to full") == 1 and "hmt eval a" in text and "hmt eval b" in text
+    with pytest.raises(ValueError, match="no reader 'none' to compare with; choose from HMT <a>, window"):
+        write_runs(runs, tmp_path / "r.html", baseline="none")
+
+
+def test_runs_that_are_not_alike_stay_apart(tmp_path):
+    other = run_of("big/run", 0.1, limit=5, only=["plain"])
+    other.results["readers"]["HMT <a>"]["bytes_carried"] = 4096
+    write_runs([run_of("a", limit=4, only=["plain"]), other], tmp_path / "r.html")
+    text = " ".join(page_of(tmp_path / "r.html").words)
+    assert "plain (limit 4)" in text and "plain (limit 5)" in text and "HMT <a> (big/run)" in text
+    assert "± 7.1" not in text
+
+
+def test_results_of_both_kinds_on_one_page(tmp_path):
+    old = Run(
+        "old", {"title": "Old one", "perplexity": history_result().to_dict(), "memory": {"a": USE.to_dict()}}
+    )
+    write_runs([old, run_of("new", only=["plain", "grid"])], tmp_path / "r.html", baseline="window 1 KiB")
+    page = page_of(tmp_path / "r.html")
+    assert "Old one" in page.words and "Perplexity against history" in page.words and len(page.images) == 3
+
+
+def test_task_figures_with_gaps_and_single_points():
+    to_bytes(axis_plot({"a": {4: [50.0]}, "b": {}}, "segments", "acc", "t"))
+    to_bytes(axis_plot({"a": {0: [3.0], 4: [2.0, 2.5]}, "b": {4: [90.0]}}, "h", "nats", "t", "perplexity"))
+    figure = heat_maps({"a": {(4, 0.5): 10.0}, "b": {(8, 0.5): 30.0, (4, 1.0): 1.0}}, ("x", "y"), "acc")
+    assert len({panel.images[0].norm for panel in figure.axes if panel.images}) == 1
+    assert sorted(t.get_text() for a in figure.axes if a.images for t in a.texts) == [
+        "1",
+        "10",
+        "30",
+        *"–––––",
+    ]
+    wide = heat_maps(
+        {"a": {(1, 1): 2.0, (2, 1): 5e4, (3, 1): float("inf")}}, ("x", "y"), "nats", "perplexity"
+    )
+    assert wide.axes[0].images[0].norm.vmax == 5e4
+    to_bytes(wide)
+    curve = position_plot({"a": [(1.5, None), (250.0, 3.0), (512.0, 2.0)]}, "nats", "t")
+    assert len(to_bytes(curve)) < 200_000  # names stand beside the lines, not far away

@@ -1,4 +1,4 @@
-"""`hmt eval`: models with memory beside baselines, on tasks; or perplexity against history, without `--tasks`."""
+"""`hmt eval`: models and baselines on tasks; or perplexity against history, without `--tasks`."""
 
 from pathlib import Path
 from typing import Annotated, Any

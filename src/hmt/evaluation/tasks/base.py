@@ -115,6 +115,8 @@ class Item:
         answers: accepted answers. Where `generate` is set, they are compared with what the reader writes.
         choices: where given, how likely each one is as the continuation of the question is measured.
         likely: a long text whose likelihood as the continuation of the question is measured.
+        stop, max_new_tokens: where an item's differ from the task's.
+        raw: what scoring needs beside these; stands in the record.
     """
 
     id: str
@@ -126,6 +128,9 @@ class Item:
     generate: bool = True
     group: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    stop: tuple[str, ...] | None = None
+    max_new_tokens: int | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,13 +185,14 @@ class AnswerTask(Task):
             "facts": dict(item.facts),
             "question": item.question,
             "answers": list(item.answers),
+            **item.raw,
         }
         if item.generate:
-            ids = reader.generate(
-                memory, question, self.max_new_tokens, lambda new: ends(tokenizer, new, self.stop)
-            )
+            stop = self.stop if item.stop is None else item.stop
+            length = self.max_new_tokens if item.max_new_tokens is None else item.max_new_tokens
+            ids = reader.generate(memory, question, length, lambda new: ends(tokenizer, new, stop))
             text = tokenizer.decode(ids, skip_special_tokens=True)
-            record["generated"] = before(text, self.stop).strip()
+            record["generated"] = before(text, stop).strip()
         if item.choices:
             options = [encode(tokenizer, choice) for choice in item.choices]
             nats = [sum(reader.nats(memory, question, ids)) for ids in options]
@@ -220,7 +226,8 @@ def check_items(name: str, items: Sequence[Item]) -> None:
     """ValueError unless there are items, with ids of their own."""
     if not items:
         raise ValueError(f"the task {name} has no items: its source is empty, or its settings leave nothing")
-    ids = [item.id for item in items]
-    if len(set(ids)) < len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise ValueError(f"the task {name} has two items with the id {twice!r}")
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise ValueError(f"the task {name} has two items with the id {item.id!r}")
+        seen.add(item.id)

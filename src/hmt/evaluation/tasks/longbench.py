@@ -10,27 +10,19 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from hmt.data.files import RECORDS, file_kind
 from hmt.evaluation.tasks.base import AnswerTask, Item, Metric, Record, Setting
 from hmt.evaluation.tasks.longbench_subsets import SCORES, SUBSETS, ask, divide, trim
 from hmt.evaluation.tasks.rows import Row, check_fields, iter_rows, text_rows
 
-if TYPE_CHECKING:
-    from hmt.evaluation.readers.base import Reader
-
 # Both names lead to one repository on the hub, whose data are in a zip file that `datasets` does not read.
 _HUB = ("zai-org/LongBench", "THUDM/LongBench")
 _LAYOUTS = (("input", "context", "answers"), ("prompt", "gold"))  # LongBench, MiniLongBench
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LongBenchItem(Item):
-    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,30 +55,17 @@ class LongBench(AnswerTask):
                 f"LongBench has no subset {self.subset!r} here; choose all or {', '.join(SUBSETS)}"
             )
 
-    @property
-    def stop(self) -> tuple[str, ...]:  # type: ignore[override]  # of one subset
-        return ("\n",) if SUBSETS[self.subset.removesuffix("_e")].line else ()
-
     def items(self, setting: Setting) -> list[Item]:
         items: list[Item] = []
         for subset, rows in self._sources():
             groups: dict[str, str] = {}
             for number, row in enumerate(islice(rows, self.limit)):
-                items.append(_item(row, subset, f"{subset}-{number}", groups))
+                items.append(_item(row, subset, f"{subset}-{number}", groups, self.max_new_tokens))
         return items
 
     def score(self, record: Record) -> dict[str, float | None]:
         kind = SUBSETS[record["facts"]["subset"].removesuffix("_e")].kind
         return {"score": SCORES[kind](record["generated"], record)}
-
-    def _ask(self, reader: Reader, tokenizer, item: Item, memory: Any) -> Record:
-        subset = item.facts["subset"]
-        length = self.max_new_tokens or SUBSETS[subset.removesuffix("_e")].length
-        record = super(LongBench, replace(self, subset=subset, max_new_tokens=length))._ask(
-            reader, tokenizer, item, memory
-        )
-        classes = item.classes if isinstance(item, _LongBenchItem) else ()
-        return {**record, "classes": list(classes)} if classes else record
 
     def _sources(self) -> Iterator[tuple[str, Iterator[Row]]]:
         """Subsets and their rows."""
@@ -145,7 +124,7 @@ def _download(repository: str) -> Path:
         ) from error
 
 
-def _item(row: Row, subset: str, name: str, groups: dict[str, str]) -> Item:
+def _item(row: Row, subset: str, name: str, groups: dict[str, str], length: int) -> Item:
     own = row.get("task", row.get("dataset"))
     if isinstance(own, str) and own.removesuffix("_e") != subset.removesuffix("_e"):
         raise ValueError(f"{row.where} is a row of {own}, not of {subset}; set subset={own}")
@@ -162,12 +141,14 @@ def _item(row: Row, subset: str, name: str, groups: dict[str, str]) -> Item:
         answers = row.answers("answers")
     if spec.kind == "classes" and not classes:
         raise ValueError(f"{row.where}: {subset} needs the names of all classes in 'all_classes'")
-    return _LongBenchItem(
+    return Item(
         id=name,
         group=groups.setdefault(context, name),
         facts={"subset": subset},
         context=context,
         question=question,
         answers=answers,
-        classes=tuple(classes),
+        stop=("\n",) if spec.line else (),
+        max_new_tokens=length or spec.length,
+        raw={"classes": list(classes)} if classes else {},
     )
