@@ -1,0 +1,239 @@
+"""`hmt eval --tasks`: opens models, makes the rows, runs the tasks, shows the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from hmt.cli.progress import no_bars_in_logs
+from hmt.cli.task_options import chosen_tasks
+
+
+def evaluate_tasks(
+    models: Sequence[str],
+    names: Sequence[str],
+    pairs: Sequence[str],
+    defaults: dict[str, Any],
+    output: Path,
+    *,
+    budgets: str,
+    baselines: str,
+    backbone: str | None,
+    context: int | None,
+    segment_length: int | None,
+    device: str | None,
+    overwrite: bool,
+) -> None:
+    """Every reader does every task; see `chosen_tasks` for names, pairs and defaults."""
+    tasks = chosen_tasks(names, pairs, defaults)
+    sizes, rows = _budgets(budgets), _baselines(baselines)
+    folders = named_models(models)
+    readers, setting = open_readers(folders, sizes, rows, backbone, context, device, segment_length, tasks)
+
+    from hmt.evaluation.run import evaluate
+
+    with TaskBars() as bars, no_bars_in_logs():
+        results = evaluate(readers, tasks, setting, output, bars, overwrite)
+    show(results)
+    typer.echo(f"{output}: results.json, predictions; a page of it: hmt report {output} --output report.html")
+
+
+def named_models(models: Sequence[str]) -> dict[str, str]:
+    """Name of the row -> folder or hub id, of "PATH" or "NAME=PATH". ValueError for one named twice."""
+    from hmt.cli.history import unique_name
+
+    found: dict[str, str] = {}
+    for text in models:
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            name, path = unique_name(text, found), text
+        if name in found or path in found.values():
+            raise ValueError(f"{path if path in found.values() else name} is named twice")
+        found[name] = path
+    return found
+
+
+def open_readers(
+    folders: dict[str, str],
+    budgets: Sequence[int],
+    baselines: Sequence[str],
+    backbone: str | None,
+    context: int | None,
+    device: str | None,
+    segment_length: int | None,
+    tasks: Sequence[Any],
+) -> tuple[list[Any], Any]:
+    """The readers, baselines last, and what they share.
+
+    ValueError where tokenizers differ, or segment lengths in a way that makes a comparison meaningless.
+    """
+    from hmt.cli.history import open_models
+    from hmt.evaluation.readers.budget import rows_at
+    from hmt.evaluation.tasks.base import Setting
+
+    opened, tokenizer, place = open_models(list(folders.values()), device)
+    models = dict(zip(folders, opened.values(), strict=True))
+    length = common_length(
+        {name: m.config.segment_length for name, m in models.items()}, segment_length, tasks
+    )
+    plain = None if backbone is None else _open_backbone(backbone, place)
+    rows: list[Any] = []
+    others: list[Any] = []
+    for name, model in models.items():
+        rows += rows_at(model, budgets, tokenizer, (), limit=context, name=name)
+    if baselines:
+        first = next(iter(models.values()))
+        named = rows_at(
+            first, budgets, tokenizer, baselines, backbone=plain, limit=context, name=next(iter(models))
+        )
+        own = {row.name for row in rows}
+        others = [row for row in named if row.name not in own]
+    return rows + others, Setting(tokenizer=tokenizer, segment_length=length)
+
+
+def common_length(lengths: dict[str, int], wanted: int | None, tasks: Sequence[Any]) -> int:
+    """The length of a segment, in tokens, for all tasks."""
+    from hmt.evaluation.tasks.base import AnswerTask
+
+    told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+    length = wanted or next(iter(lengths.values()))
+    if wanted is None and len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"segment lengths differ ({told}); say with --segment-length which one the tasks count in"
+        )
+    # these score whole segments, which a model must read as its own
+    whole = [task.name for task in tasks if not isinstance(task, AnswerTask)]
+    if whole and any(own != length for own in lengths.values()):
+        raise ValueError(
+            f"{whole[0]} scores segments of {length} tokens, and models read others ({told}); evaluate "
+            "models of one segment length, or leave the task out"
+        )
+    return length
+
+
+def _budgets(text: str) -> list[int]:
+    from hmt.evaluation.readers.budget import parse_bytes
+
+    return [parse_bytes(part) for part in text.split(",") if part.strip()]
+
+
+def _baselines(text: str) -> list[str]:
+    from hmt.evaluation.readers.budget import BASELINES
+
+    chosen = [part.strip() for part in text.split(",") if part.strip() and part.strip() != "none"]
+    for name in chosen:
+        if name not in BASELINES:
+            raise ValueError(f"there is no baseline {name!r}; choose from {', '.join(BASELINES)}, or none")
+    return chosen
+
+
+def _open_backbone(path: str, device: Any) -> Any:
+    """A plain causal LM. ValueError when there is none, or it has a memory."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from hmt.systems import SYSTEMS, register
+
+    register()
+    try:
+        with no_bars_in_logs():
+            if AutoConfig.from_pretrained(path).model_type in SYSTEMS:
+                raise ValueError(f"--backbone {path} is a model with memory; name the backbone beneath it")
+            return AutoModelForCausalLM.from_pretrained(path).eval().to(device)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--backbone {path} is no folder with a model, nor one on the hub: {reason}"
+        ) from error
+
+
+class TaskBars:
+    """A bar per task and reader on a terminal, nothing elsewhere.
+
+    Called as progress(task, reader, done, total).
+    """
+
+    def __init__(self) -> None:
+        self._bars: Any = None
+        self._ids: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> TaskBars:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, task: str, reader: str, done: int, total: int) -> None:
+        if (task, reader) not in self._ids:
+            self._ids[task, reader] = self._bars.add_task(f"{task}, {reader}", total=total)
+        self._bars.update(self._ids[task, reader], completed=done, total=total)
+
+
+def show(results: dict[str, Any]) -> None:
+    """A row per reader: what it costs, and the headline of each task with half its interval."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hmt.evaluation.shown import amount_text, carried_text, half_width, number_text, score_text
+
+    table = Table(title="Scores, ± half of the 95% interval over documents", title_justify="left")
+    table.add_column("reader", overflow="fold")
+    for name in ("bytes", "extra parameters", "FLOPs/token"):
+        table.add_column(name, justify="right")
+    for name, task in results["tasks"].items():
+        table.add_column(f"{name}: {task['metrics'][0]['name']}", justify="right")
+    for reader, facts in results["readers"].items():
+        row = [
+            carried_text(facts["bytes_carried"]),
+            amount_text(facts["extra_parameters"]),
+            amount_text(facts["flops_per_token"]),
+        ]
+        for task in results["tasks"].values():
+            metric = task["metrics"][0]
+            found = task["readers"][reader]["metrics"][metric["name"]]
+            half = half_width(found, metric["show"])
+            around = "" if half is None else f" ± {number_text(half, metric['show'])}"
+            row.append(score_text(found["mean"], metric["show"]) + around)
+        table.add_row(reader, *row)
+    console = Console()
+    console.print(table)
+    for name, task in results["tasks"].items():
+        if len(task["axes"]) == 1:
+            console.print(_by_axis(name, task))
+
+
+def _by_axis(name: str, task: dict[str, Any]) -> Any:
+    """The headline of a task at each value of its axis."""
+    from rich.table import Table
+
+    from hmt.evaluation.shown import fact_text, score_text
+
+    axis, metric = task["axes"][0], task["metrics"][0]
+    places = list(dict.fromkeys(cell["facts"][axis] for r in task["readers"].values() for cell in r["cells"]))
+    table = Table(title=f"{name}: {metric['name']} by {axis}", title_justify="left")
+    table.add_column("reader", overflow="fold")
+    for place in places:
+        table.add_column(fact_text(place), justify="right", no_wrap=True)
+    for reader, found in task["readers"].items():
+        cells = {cell["facts"][axis]: cell["metrics"][metric["name"]]["mean"] for cell in found["cells"]}
+        table.add_row(reader, *(score_text(cells.get(place), metric["show"]) for place in places))
+    return table

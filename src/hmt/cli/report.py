@@ -1,0 +1,37 @@
+"""`hmt report`: one page of any number of results."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    results: Annotated[
+        list[str], typer.Argument(help="Folders of hmt eval, or their results.json.", metavar="RESULTS...")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.", metavar="HTML")],
+    pngs: Annotated[
+        Path | None, typer.Option(help="Folder for the figures as PNG files too.", metavar="DIR")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Row that the others are compared with. Default: the first window.", metavar="NAME"
+        ),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Memory evaluation",
+) -> None:
+    """Make one HTML page of what `hmt eval` found: tables, curves, heat maps, differences.
+
+    Rows of the same name in several results are taken as runs of one system, such as its seeds, and shown
+    as mean ± standard deviation.
+    """
+    if repeated := [path for path in results if results.count(path) > 1]:
+        raise ValueError(f"{repeated[0]} is named twice")
+    from hmt.evaluation.report import Run, write_runs
+
+    files = write_runs(
+        [Run.load(path) for path in results], output, baseline=baseline, pngs=pngs, title=title
+    )
+    typer.echo(str(output) if pngs is None else f"{output}\n{pngs}: {', '.join(files)}")
