@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.tasks import make_task
 from hmt.evaluation.tasks.base import Setting, check_items, encode
-from hmt.evaluation.tasks.haystack import Sentences, sentences
+from hmt.evaluation.tasks.filler import Sentences, sentences
 
 LENGTH = 32
 BABI = """1 Mary moved to the bathroom.

@@ -36,7 +36,7 @@ class Metric:
 
     name: key in `scores`. better: which way is good. show: "percent" of a fraction, "perplexity" of nats per
         token (the
-    mean is taken before the exponential), "bits" of nats per byte, or "plain".
+    mean is taken before the exponential), "bits" (per byte), or "plain".
     """
 
     name: str
@@ -112,8 +112,10 @@ class Item:
         id, group, facts: as in a record.
         context: what is read into memory.
         question: what follows it, and ends where the answer begins. Neither holds the answer.
-        answers: accepted answers. Where `generate` is set, they are compared with what the reader writes.
-        choices: where given, how likely each one is as the continuation of the question is measured.
+        answers: accepted answers, or all parts of one, as the task has it. Where `generate` is set, they are
+            compared with what the reader writes.
+        choices: where given (beginning with the blank space that the question does not end with), how likely
+            each one is as the continuation of the question is measured.
         likely: a long text whose likelihood as the continuation of the question is measured.
         stop, max_new_tokens: where an item's differ from the task's.
         raw: what scoring needs beside these; stands in the record.
@@ -165,15 +167,16 @@ class AnswerTask(Task):
         self, reader: Reader, setting: Setting, done: Collection[str] = (), progress: Progress | None = None
     ) -> Iterator[Record]:
         items = self.items(setting)
-        check_items(self.name, items)
+        ids = check_items(self.name, items)
         last: tuple[str, Any] = ("", None)
-        for number, item in enumerate(items, start=1):
-            if item.id not in done:
+        for number, name in enumerate(ids, start=1):
+            if name not in done:
+                item = items[number - 1]
                 if last[1] is None or last[0] != item.context:  # several questions on one text: read once
                     last = (item.context, reader.read(encode(setting.tokenizer, item.context)))
                 yield self.rescore(self._ask(reader, setting.tokenizer, item, last[1]))
             if progress is not None:
-                progress(number, len(items))
+                progress(number, len(ids))
 
     def _ask(self, reader: Reader, tokenizer, item: Item, memory: Any) -> Record:
         """`generated` (text), `choice_nats` and `choice_tokens` (one per choice), `likely_nats` and
@@ -222,12 +225,17 @@ def before(text: str, stop: Sequence[str]) -> str:
     return text[: min((place for mark in stop if (place := text.find(mark)) >= 0), default=len(text))]
 
 
-def check_items(name: str, items: Sequence[Item]) -> None:
-    """ValueError unless there are items, with ids of their own."""
+def check_items(name: str, items: Sequence[Item]) -> list[str]:
+    """The ids of items. ValueError unless there are some, each with an id of its own.
+
+    Items that are built on access know their ids beforehand, as `items.ids`.
+    """
     if not items:
         raise ValueError(f"the task {name} has no items: its source is empty, or its settings leave nothing")
+    ids = list(items.ids) if hasattr(items, "ids") else [item.id for item in items]
     seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise ValueError(f"the task {name} has two items with the id {item.id!r}")
-        seen.add(item.id)
+    for one in ids:
+        if one in seen:
+            raise ValueError(f"the task {name} has two items with the id {one!r}")
+        seen.add(one)
+    return ids
