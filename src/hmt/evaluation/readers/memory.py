@@ -63,8 +63,17 @@ class MemoryReader(Reader):
             self.model, [*memory.last, *prompt], max_new_tokens, stop, past_key_values=memory.memory
         )
 
-    @torch.no_grad()
     def nats(self, memory: Kept, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
+        found: list[float] = []
+        for logits, goal in self.logits(memory, prompt, continuation):
+            found += torch.nn.functional.cross_entropy(logits, goal, reduction="none").tolist()
+        return found
+
+    @torch.no_grad()
+    def logits(
+        self, memory: Kept, prompt: Sequence[int], continuation: Sequence[int]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What `nats` is made of, some tokens of the continuation at a time: logits [n, V] and tokens [n]."""
         goal = list(continuation)
         before = [*memory.last, *prompt]
         check_continuation(goal)
@@ -72,15 +81,13 @@ class MemoryReader(Reader):
         own = memory.memory.copy()  # a call advances the memory that it is given
         if len(before) > 1:
             own = self.model.read(before[:-1], memory=own)
-        inputs, found, done = [before[-1], *goal[:-1]], [], 0
+        inputs, done = [before[-1], *goal[:-1]], 0
         with bb.evaluating(self.model):
             for size in self._calls(int(own.open_lengths), len(inputs)):
                 ids = torch.tensor([inputs[done : done + size]], device=own.open_ids.device)
                 logits = self.model(ids, past_key_values=own, use_cache=True).logits[0].float()
-                right = torch.tensor(goal[done : done + size], device=logits.device)
-                found += torch.nn.functional.cross_entropy(logits, right, reduction="none").tolist()
+                yield logits, torch.tensor(goal[done : done + size], device=logits.device)
                 done += size
-        return found
 
     def _calls(self, at: int, number: int) -> Iterator[int]:
         """How many of `number` tokens to feed together, from place `at` of a segment on.
