@@ -57,9 +57,8 @@ def main() -> None:
         size = facts[names[0]]["bytes_carried"]
         ops = facts[names[0]]["flops_per_token"] / 1e6
         count = f" ×{len(names)}" if len(names) > 1 else ""
-        print(
-            f"| {row}{count} | {'grows' if size is None else f'{size:,}'} | {ops:.0f} M | {' | '.join(cells)} |"
-        )
+        kept = "grows" if size is None else f"{size:,}"
+        print(f"| {row}{count} | {kept} | {ops:.0f} M | {' | '.join(cells)} |")
 
 
 def of(cells: list, history: int, metric: str) -> dict:
