@@ -262,10 +262,11 @@ def test_one_run_of_tasks(tmp_path):
     ]:
         assert word in text
     assert f"{np.exp(0.6):.3f}" in text and f"{np.exp(0.5):.3f} to {np.exp(0.7):.3f}" in text
-    assert text.count("Difference to window 1 KiB") == 4 and "+20.0" in text and "+0.200" in text
-    # one or two metrics for each task with axes, and one within the segment
+    assert text.count("Difference to window 1 KiB") == 4 and "+20.0" in text
+    assert f"{100 * np.expm1(0.2):+.2f}" in text, "perplexities are compared in percent"
+    # one or two metrics for each task with axes, their differences, and one within the segment
     assert (
-        len(page.images) == len(files) == 5 and "grid-acc.png" in files and "curve-by_position.png" in files
+        len(page.images) == len(files) == 8 and "grid-acc.png" in files and "curve-by_position.png" in files
     )
     for file, source in zip(files, page.images, strict=True):
         assert (tmp_path / "png" / file).read_bytes() == base64.b64decode(source.split(",")[1])

@@ -8,8 +8,8 @@ from typing import Any
 
 from hmt.evaluation.units import byte_text
 
-# what a difference of two scores is measured in; perplexities are compared by their logarithms
-UNITS = {"percent": "points", "perplexity": "nats per token", "bits": "bits per byte", "plain": ""}
+# what a difference of two scores is measured in
+UNITS = {"percent": "points", "perplexity": "% of perplexity", "bits": "bits per byte", "plain": ""}
 
 
 def shown(value: float, show: str) -> float:
@@ -46,10 +46,17 @@ def half_width(estimate: Mapping[str, Any], show: str) -> float | None:
     return max(mean - low, high - mean)
 
 
+def difference(value: float, show: str) -> float:
+    """A difference of scores, in the unit that `UNITS` names."""
+    if show == "perplexity":  # of nats per token
+        return 100 * math.expm1(min(value, 700))
+    return 100 * value if show == "percent" else value
+
+
 def difference_text(value: float, show: str) -> str:
-    """A difference of scores with its sign, in the unit that `UNITS` names."""
-    text = f"{100 * value:+.1f}" if show == "percent" else f"{value:+.3f}"
-    return text.replace("-", "−")
+    """The same with its sign."""
+    digits = {"percent": 1, "perplexity": 2}.get(show, 3)
+    return f"{round(difference(value, show), digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
 def carried_text(size: int | None) -> str:

@@ -81,7 +81,7 @@ def _task(section: Section, order: list[str], baseline: str | None, pictures: Pi
         elif len(section.axes) == 2:
             parts += _maps(section, readers, metric, pictures)
     parts += _positions(section, readers, pictures)
-    return parts + _differences(section, readers, metrics, baseline)
+    return parts + _differences(section, readers, metrics, baseline, pictures)
 
 
 def _overall_table(section: Section, readers: Sequence[str], metrics: Sequence[Metric]) -> list[str]:
@@ -106,7 +106,8 @@ def _curve(section: Section, readers: Sequence[str], metric: Metric, pictures: P
         name: {
             key[0]: (v.low, v.high) for key, v in cells.items() if v.low is not None and v.high is not None
         }
-        for name, cells in found.items()
+        # Of perplexities they say how different documents are, and would hide the lines: differences tell.
+        for name, cells in (found.items() if show == "percent" else ())
     }
     figure = task_plots.axis_plot(
         lines, axis, _axis_label(metric), f"{section.name}: {_title(metric)}", show, errors
@@ -167,7 +168,11 @@ def _binned(rows: Sequence[Sequence[float | None]]) -> list[tuple[float, float |
 
 
 def _differences(
-    section: Section, readers: Sequence[str], metrics: Sequence[Metric], baseline: str | None
+    section: Section,
+    readers: Sequence[str],
+    metrics: Sequence[Metric],
+    baseline: str | None,
+    pictures: Pictures,
 ) -> list[str]:
     """Differences to the baseline on the same items: per metric, and along the one axis."""
     chosen = baseline or next((name for name in readers if name.startswith("window")), readers[0])
@@ -186,13 +191,15 @@ def _differences(
         "evidence of a difference."
     )
     parts = [f"<h3>Difference to {escape(chosen)}</h3>", paragraph(note), table(header, plain_cells(rows))]
-    if section.paired_cells.get(chosen):
-        parts += _differences_by_cell(section, chosen, names, metrics[0])
+    for metric in metrics if section.paired_cells.get(chosen) else ():
+        parts += _differences_by_cell(section, chosen, names, metric, pictures)
     return parts
 
 
-def _differences_by_cell(section: Section, baseline: str, names: Sequence[str], metric: Metric) -> list[str]:
-    axis = section.axes[0]
+def _differences_by_cell(
+    section: Section, baseline: str, names: Sequence[str], metric: Metric, pictures: Pictures
+) -> list[str]:
+    axis, show = section.axes[0], metric["show"]
     found: dict[str, dict[Any, list[Any]]] = {name: {} for name in names}
     for name in names:
         for run in section.paired_cells[baseline].get(name, []):
@@ -200,12 +207,30 @@ def _differences_by_cell(section: Section, baseline: str, names: Sequence[str], 
                 gaps = found[name].setdefault(cell["facts"][axis], [])
                 gaps.append(cell["metrics"].get(metric["name"]))
     places = sorted({place for cells in found.values() for place in cells}, key=fact_order)
-    rows = [[escape(name), *(_gap(found[name].get(p, []), metric["show"]) for p in places)] for name in names]
+    rows = [[escape(name), *(_gap(found[name].get(p, []), show) for p in places)] for name in names]
     header = [axis.replace("_", " ").capitalize(), *map(shown.fact_text, places)]
-    return [
+    lines: dict[str, dict[Any, list[float]]] = {name: {} for name in names}
+    errors: dict[str, dict[Any, tuple[float, float]]] = {name: {} for name in names}
+    for name in names:
+        for place, gaps in found[name].items():
+            known = [gap for gap in gaps if gap and gap["mean"] is not None]
+            if known:
+                lines[name][place] = [shown.difference(gap["mean"], show) for gap in known]
+            if len(known) == 1 and known[0]["low"] is not None:
+                low, high = (shown.difference(known[0][end], show) for end in ("low", "high"))
+                errors[name][place] = (low, high)
+    parts = [
         paragraph(f"By {axis.replace('_', ' ')}: {_difference_title(metric)}."),
         table(header, plain_cells(rows)),
     ]
+    if len(places) > 1 and any(lines.values()):
+        figure = task_plots.axis_plot(
+            lines, axis, f"{_difference_title(metric)}; {metric['better']} is better",
+            f"{section.name}: difference to {baseline}", "plain", errors,
+        )  # fmt: skip
+        described = f"{section.title}: {_title(metric)} less that of {baseline}, by {axis}"
+        parts.append(pictures(figure, described, f"{section.file}-{metric['name']}-difference"))
+    return parts
 
 
 def _gap(gaps: Sequence[Mapping[str, Any] | None], show: str) -> str:
