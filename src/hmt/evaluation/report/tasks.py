@@ -224,8 +224,10 @@ def _differences_by_cell(
         table(header, plain_cells(rows)),
     ]
     if len(places) > 1 and any(lines.values()):
+        # the baseline is drawn too, in its place: every reader has the colour that it has elsewhere
+        whole = {name: lines.get(name, dict.fromkeys(places, [0.0])) for name in section.readers}
         figure = task_plots.axis_plot(
-            lines, axis, f"{_difference_title(metric)}; {metric['better']} is better",
+            whole, axis, f"{_difference_title(metric)}; {metric['better']} is better",
             f"{section.name}: difference to {baseline}", "plain", errors,
         )  # fmt: skip
         described = f"{section.title}: {_title(metric)} less that of {baseline}, by {axis}"
