@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hmt.evaluation import HistoryResult
-from hmt.evaluation.predictions import Predictions, plain, slug
+from hmt.evaluation.predictions import Predictions, only_one, plain, slug
 from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.run import evaluate
 from hmt.evaluation.summary import cells, estimate, paired
@@ -250,3 +250,12 @@ def test_many_groups_are_drawn_in_blocks():
     values = np.random.default_rng(0).normal(size=3000)
     found = estimate(records(values, range(3000)), "m")
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * values.std() / 3000**0.5, rel=0.08)
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    with only_one(tmp_path / "predictions"):
+        with pytest.raises(ValueError, match="another run is writing to .*predictions"):
+            with only_one(tmp_path / "predictions"):
+                pass
+    with only_one(tmp_path / "predictions"):
+        pass

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hmt.evaluation.predictions import Predictions, plain, slug
+from hmt.evaluation.predictions import Predictions, only_one, plain, slug
 from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.summary import cells, estimate, paired
 from hmt.evaluation.tasks.base import Record, Setting, Task
@@ -56,6 +56,18 @@ def evaluate(
     """
     _check_names([reader.name for reader in readers], [task.name for task in tasks])
     output = Path(output)
+    with only_one(output / "predictions"):
+        return _evaluate(readers, tasks, setting, output, progress, overwrite)
+
+
+def _evaluate(
+    readers: Sequence[Reader],
+    tasks: Sequence[Task],
+    setting: Setting,
+    output: Path,
+    progress: RunProgress | None,
+    overwrite: bool,
+) -> dict[str, Any]:
     shared = {
         "tokenizer_digest": tokenizer_digest(setting.tokenizer),
         "segment_length": setting.segment_length,
