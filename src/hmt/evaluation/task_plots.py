@@ -181,12 +181,8 @@ def _axis_places(values: Sequence[float]) -> np.ndarray:
     """Where numbers stand on an axis: log2(1 + x) for counts that grow by factors, else as they are."""
     numbers = np.array(values, dtype=float)
     positive = numbers[numbers > 0]
-    if (
-        numbers.min() >= 0
-        and len(positive) > 1
-        and positive.max() >= 8 * positive.min()
-        and positive.max() > 8
-    ):
+    wide = len(positive) > 1 and positive[-1] >= 8 * positive[0] and positive[-1] > 8
+    if numbers.min() >= 0 and wide and np.median(positive[1:] / positive[:-1]) > 1.3:
         return np.log2(1 + numbers)
     return numbers
 

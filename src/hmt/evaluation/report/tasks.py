@@ -227,7 +227,7 @@ def _differences_by_cell(
         # the baseline is drawn too, in its place: every reader has the colour that it has elsewhere
         whole = {name: lines.get(name, dict.fromkeys(places, [0.0])) for name in section.readers}
         figure = task_plots.axis_plot(
-            whole, axis, f"{_difference_title(metric)}; {metric['better']} is better",
+            whole, axis, _difference_title(metric) + _direction(metric),
             f"{section.name}: difference to {baseline}", "plain", errors,
         )  # fmt: skip
         described = f"{section.title}: {_title(metric)} less that of {baseline}, by {axis}"
@@ -272,7 +272,7 @@ def _by_cell(section: Section, reader: str, metric: Metric) -> dict[tuple, Value
 def _marked(values: Sequence[Value | None], metric: Metric) -> list[Cell]:
     """A column of scores as cells, the best in bold."""
     known = [value.mean for value in values if value is not None]
-    best = (max if metric["better"] == "higher" else min)(known, default=None)
+    best = {"higher": max, "lower": min}.get(metric["better"], _none)(known, default=None)
     return [
         (_score(value, metric["show"]), value is not None and len(known) > 1 and value.mean == best)
         for value in values
@@ -299,7 +299,15 @@ def _title(metric: Metric) -> str:
 
 
 def _axis_label(metric: Metric) -> str:
-    return f"{_title(metric)}; {metric['better']} is better"
+    return _title(metric) + _direction(metric)
+
+
+def _direction(metric: Metric) -> str:
+    return "" if metric["better"] == "neither" else f"; {metric['better']} is better"
+
+
+def _none(values: Sequence[float], default: None) -> None:
+    return default
 
 
 def _difference_title(metric: Metric) -> str:

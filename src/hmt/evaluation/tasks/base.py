@@ -40,7 +40,7 @@ class Metric:
     """
 
     name: str
-    better: Literal["higher", "lower"] = "higher"
+    better: Literal["higher", "lower", "neither"] = "higher"
     show: Literal["percent", "perplexity", "bits", "plain"] = "percent"
 
 

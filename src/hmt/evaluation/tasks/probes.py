@@ -34,10 +34,10 @@ class RecallDistance(Text):
 
     name: ClassVar[str] = "recall_distance"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("recall"),
-        Metric("lift", show="plain"),
-        Metric("recall_text"),
-        Metric("recall_filler"),
+        Metric("recall", "neither"),
+        Metric("lift", "neither", show="plain"),
+        Metric("recall_text", "neither"),
+        Metric("recall_filler", "neither"),
     )
     axes: ClassVar[tuple[str, ...]] = ("distance",)
 
