@@ -11,8 +11,8 @@ Ours, `recall_query="inline"`: one pass, asked in the middle; the recall prompt 
     H   = BBM([H_{n-1}[L-k, L) | H_n[0, j) | T | P_n | H_n[j, L) | P_n]),  S_n = H at T
 With the last memory embedding in front, recall did not learn to choose (docs/performance.md).
 
-Ours, `embeddings_per_segment=m`: P_n and M_n are blocks of m vectors. Equation 2 compares the query with the first of each
-block, equation 3 mixes whole blocks; m = 1 is the paper.
+Ours, `embeddings_per_segment=m`: P_n and M_n are blocks of m vectors. Equation 2 compares the query with the
+first of each block, equation 3 mixes whole blocks; m = 1 is the paper.
 """
 
 # No `from __future__ import annotations` here: @strict does not check field types that are strings.
@@ -47,8 +47,8 @@ class HMTConfig(MemoryConfig):
             and the recall prompt behind it: causal, and no summary pass; the first j tokens are read without
             memory).
         recall: False is training stage 1.
-        embeddings_per_segment: vectors that a segment leaves behind [1 in the paper]. A bank of N segments holds
-            N times as many; recall chooses segments, by the first vector of each.
+        embeddings_per_segment: vectors that a segment leaves behind [1 in the paper]. A bank of N segments
+            holds N times as many; recall chooses segments, by the first vector of each.
     """
 
     model_type = "hmt"
@@ -121,8 +121,8 @@ def keys(bank: Tensor, width: int) -> Tensor:
 class HMTForCausalLM(SegmentMemoryModel):
     """A backbone with sensory, short-term and long-term memory.
 
-    State: bank [B, N, m d] (ring buffer), latest [B, m d], query [B, d] (only `recall_query="previous"`), sensory
-    ids [B, k], segments [B].
+    State: bank [B, N, m d] (ring buffer), latest [B, m d], query [B, d] (only `recall_query="previous"`),
+    sensory ids [B, k], segments [B].
     """
 
     config_class = HMTConfig
@@ -233,7 +233,7 @@ class HMTForCausalLM(SegmentMemoryModel):
         return recalled, nn.functional.pad(log_weights, (0, unwritten), value=floor), folded
 
     def _prompt(self, state: MemoryState, recalled: Tensor) -> Tensor:
-        """[B, m, d] of vectors [B, m d] out of memory, as they are fed in; the learned ones where none are."""
+        """[B, m, d] of vectors [B, m d] out of memory, as they are fed in; learned ones where none are."""
         first = self.first_prompt(state.batch_size)
         scaled = recalled.view(first.shape) * self.config.memory_scale
         return torch.where((state.segments > 0)[:, None, None], scaled, first)
