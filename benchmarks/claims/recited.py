@@ -1,9 +1,7 @@
-"""Is what recall finds put to use? `python benchmarks/claims/recited.py DIR --models hmt-0 hmt-recite-0
---output JSON`.
+"""Is what recall finds put to use? `python benchmarks/claims/recited.py DIR --models NAME... --output JSON`.
 
 In samples with repeated segments (`RecitedSamples`, 30%): nats per token of the tails of repeated segments,
-those of the same tokens where they stood first, and the share of recall weight on the segment that is
-repeated.
+those of the same tokens where they stood first, and the share of recall weight on what is repeated.
 """
 
 from __future__ import annotations
