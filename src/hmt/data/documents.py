@@ -32,7 +32,7 @@ __all__ = ["load_documents", "read_text"]
 
 logger = logging.getLogger(__name__)
 
-_HUB_ID = re.compile(r"(?P<path>\w[\w.-]*/\w[\w.-]*)(:(?P<config>[^/:\s]+))?")
+HUB_ID = re.compile(r"(?P<path>\w[\w.-]*/\w[\w.-]*)(:(?P<config>[^/:\s]+))?")
 
 
 class _File(NamedTuple):
@@ -82,7 +82,7 @@ def load_documents(
 
 def _hub_id(source: str) -> tuple[str, str | None] | None:
     # "books/moby.txt" has the form of a hub id too: what exists, or ends like a file, is a path.
-    match = _HUB_ID.fullmatch(source)
+    match = HUB_ID.fullmatch(source)
     path = Path(source)
     if not match or path.exists() or file_kind(path) in TEXT | RECORDS or path.suffix in COMPRESSED:
         return None

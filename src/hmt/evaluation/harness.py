@@ -15,14 +15,16 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteriaList
 
 from hmt import backbone as bb
 from hmt.evaluation.readers.memory import Kept, MemoryReader
+from hmt.evaluation.readers.plain import StopWhen
 from hmt.model import SegmentMemoryModel
 from hmt.systems import load_model, load_tokenizer
 
@@ -233,7 +235,7 @@ class HarnessLM(TemplateLM):
         if ends:
             settings |= {"eos_token_id": ends, "pad_token_id": ends[0]}
         ids = torch.tensor([kept.last], device=self.model.device)
-        marks = [_Until(self.tokenizer, until, ids.shape[1])] if until else []
+        marks = [StopWhen(partial(self._holds, until), ids.shape[1])] if until else []
         with bb.evaluating(self.model):
             out = self.model.generate(
                 ids,
@@ -247,23 +249,15 @@ class HarnessLM(TemplateLM):
         text = self.tokenizer.decode(new, skip_special_tokens=True)
         return postprocess_generated_text(text, until, None)
 
+    def _holds(self, marks: Sequence[str], ids: Sequence[int]) -> bool:
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return any(mark in text for mark in marks)
+
     def _ends(self) -> list[int]:
         """Ids that end a text: those of the generation config, and the tokenizer's."""
         known = getattr(self.model.generation_config, "eos_token_id", None)
         ends = [*(known if isinstance(known, list) else [known]), self.eot_token_id]
         return sorted({token for token in ends if token is not None})
-
-
-class _Until(StoppingCriteria):
-    """Ends generation once the new text holds one of the marks."""
-
-    def __init__(self, tokenizer, marks: Sequence[str], prompt: int):
-        self.tokenizer, self.marks, self.prompt = tokenizer, marks, prompt
-
-    def __call__(self, input_ids, scores, **kwargs):
-        texts = self.tokenizer.batch_decode(input_ids[:, self.prompt :], skip_special_tokens=True)
-        ended = [any(mark in text for mark in self.marks) for text in texts]
-        return torch.tensor(ended, device=input_ids.device)
 
 
 def _load(path: str, device, dtype, memory_size: int | None) -> SegmentMemoryModel:

@@ -13,8 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from hmt.backbone import head
 from hmt.data import check_ids
+from hmt.evaluation.readers.plain import token_nats
 from hmt.evaluation.results import HistoryResult
 from hmt.evaluation.targets import choose_targets, gather_windows
 from hmt.model import SegmentMemoryModel
@@ -24,7 +24,6 @@ from hmt.systems.window import WindowForCausalLM
 Progress = Callable[[int, int], None]
 
 _CHUNK = 8  # segments whose summaries run in one batch
-_LOGITS = 2**25  # logits made at a time (128 MiB in float32)
 
 
 @torch.no_grad()
@@ -111,20 +110,28 @@ def score(
         prepared = prepare_segments(model, segments)
         reads = {}
         for read in _reads(model, histories):
-            hidden = _target_outputs(model, segments, prepared, read, counter)
-            reads[read] = _nats(model, hidden[:, skip - 1 : -1], segments[:, -1, skip:])
+            hidden = target_outputs(model, segments, prepared, read, counter)
+            nats = token_nats(model.backbone, hidden[:, skip - 1 : -1], segments[:, -1, skip:])
+            reads[read] = nats.double().sum(1).tolist()
         for history in histories:
             nll[history] += reads[reach(model, history)]
     return nll
 
 
-def _target_outputs(model, segments: Tensor, prepared: list, read: int, counter) -> Tensor:
+def target_outputs(
+    model: SegmentMemoryModel,
+    segments: Tensor,
+    prepared: list[Tensor | None],
+    read: int,
+    counter: Callable[[int], None] | None = None,
+) -> Tensor:
     """Outputs [B, L, d] at the last of `segments` [B, S, L], after a new stream read the `read` before it."""
     state: MemoryState = model.initial_state(segments.shape[0])
     for index in range(segments.shape[1] - 1 - read, segments.shape[1]):
         output = model.step(segments[:, index], state, prepared=prepared[index])
         state = output.state
-        counter(segments.shape[0])
+        if counter is not None:
+            counter(segments.shape[0])
     return output.hidden
 
 
@@ -136,17 +143,6 @@ def prepare_segments(model: SegmentMemoryModel, segments: Tensor) -> list[Tensor
         result = model.prepare(part, lengths)
         prepared += [None] * part.shape[1] if result is None else list(result.unbind(1))
     return prepared
-
-
-def _nats(model: SegmentMemoryModel, hidden: Tensor, goal: Tensor) -> list[float]:
-    """Negative log-likelihood of goal [B, n] given outputs [B, n, d], summed per row in float64."""
-    flat, labels = hidden.flatten(0, 1), goal.flatten()
-    size = max(1, _LOGITS // model.config.vocab_size)
-    parts = [
-        torch.nn.functional.cross_entropy(head(model.backbone, h).float(), y, reduction="none")
-        for h, y in zip(flat.split(size), labels.split(size), strict=True)
-    ]
-    return torch.cat(parts).view(goal.shape).double().sum(1).tolist()
 
 
 def reach(model: SegmentMemoryModel, history: int) -> int:

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from hmt import backbone as bb
-from hmt.evaluation.perplexity import prepare_segments, reach, unscored_head
+from hmt.evaluation.perplexity import prepare_segments, reach, target_outputs, unscored_head
 from hmt.evaluation.readers.base import Reader, Stop
 from hmt.evaluation.readers.plain import check_continuation, check_segments, check_start, greedy, token_nats
 from hmt.flops import BackboneFlops, segment_flops
 from hmt.memory import Memory
 from hmt.model import SegmentMemoryModel
-from hmt.state import MemoryState
 
 
 @dataclass(frozen=True)
@@ -112,12 +111,9 @@ class MemoryReader(Reader):
         read = reach(model, segments.shape[1] - 1)
         segments = segments[:, segments.shape[1] - 1 - read :]
         with bb.evaluating(model):
-            state: MemoryState = model.initial_state(len(target))
-            for index, prepared in enumerate(prepare_segments(model, segments)):
-                output = model.step(segments[:, index], state, prepared=prepared)
-                state = output.state
+            hidden = target_outputs(model, segments, prepare_segments(model, segments), read)
         nats = torch.full(target.shape, torch.nan)
-        nats[:, head:] = token_nats(model.backbone, output.hidden[:, head - 1 : -1], target[:, head:])
+        nats[:, head:] = token_nats(model.backbone, hidden[:, head - 1 : -1], target[:, head:])
         return nats
 
     def _check_length(self, segment_length: int) -> None:

@@ -162,7 +162,7 @@ def token_nats(backbone: PreTrainedModel, hidden: Tensor, goal: Tensor) -> Tenso
     return torch.cat(parts).view(goal.shape).cpu()
 
 
-class _StopWhen(StoppingCriteria):
+class StopWhen(StoppingCriteria):
     """Ends generation at the first new ids of which `stop` says so."""
 
     def __init__(self, stop: Stop, prompt: int):
@@ -186,7 +186,7 @@ def greedy(
     ids = torch.tensor([list(before)], device=model.device)
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    criteria = StoppingCriteriaList([] if stop is None else [_StopWhen(stop, ids.shape[1])])
+    criteria = StoppingCriteriaList([] if stop is None else [StopWhen(stop, ids.shape[1])])
     with bb.evaluating(model):
         out = model.generate(  # type: ignore[operator]
             ids,

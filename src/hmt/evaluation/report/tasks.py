@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hmt.evaluation import shown, task_plots
@@ -240,13 +240,7 @@ def _gap(gaps: Sequence[Mapping[str, Any] | None], show: str) -> str:
     value = value_of([dict(gap) if gap else None for gap in gaps], "plain")
     if value is None:
         return "–"
-    text = shown.difference_text(value.mean, show)
-    if value.deviation is not None:
-        return f"{text} <small>± {shown.difference_text(value.deviation, show).lstrip('+')}</small>"
-    if value.low is None or value.high is None:
-        return text
-    low, high = (shown.difference_text(end, show) for end in (value.low, value.high))
-    return f"{text}<br><small>{low} to {high}</small>"
+    return _with_spread(value, lambda number: shown.difference_text(number, show))
 
 
 def _overall(section: Section, reader: str, metric: Metric) -> Value | None:
@@ -282,13 +276,17 @@ def _marked(values: Sequence[Value | None], metric: Metric) -> list[Cell]:
 def _score(value: Value | None, show: str) -> str:
     if value is None:
         return "–"
-    text = shown.number_text(value.mean, show)
+    return _with_spread(value, lambda number: shown.number_text(number, show))
+
+
+def _with_spread(value: Value, tell: Callable[[float], str]) -> str:
+    """A mean with its deviation over runs, or its interval, or nothing, as they are known."""
+    text = tell(value.mean)
     if value.deviation is not None:
-        return f"{text} <small>± {shown.number_text(value.deviation, show)}</small>"
+        return f"{text} <small>± {tell(value.deviation).lstrip('+')}</small>"
     if value.low is None or value.high is None:
         return text
-    ends = " to ".join(shown.number_text(end, show) for end in (value.low, value.high))
-    return f"{text}<br><small>{ends}</small>"
+    return f"{text}<br><small>{tell(value.low)} to {tell(value.high)}</small>"
 
 
 def _title(metric: Metric) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -97,11 +97,6 @@ class Task(ABC):
         """What else a task makes of all records of one reader, as plain JSON values: stands in the
         results."""
         return {}
-
-    @classmethod
-    def settings(cls) -> dict[str, Any]:
-        """Fields and their defaults."""
-        return {f.name: f.default for f in fields(cls)}
 
 
 @dataclass(frozen=True, kw_only=True)

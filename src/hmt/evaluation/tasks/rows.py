@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hmt.data.documents import HUB_ID
 from hmt.data.files import COMPRESSED, JSON_LINES, RECORDS, file_kind, read_text
 
-_HUB_ID = re.compile(r"(?P<path>\w[\w.-]*/\w[\w.-]*)(:(?P<config>[^/:\s]+))?")
 # the names that one and the same split goes by in the files of data sets
 _SAME_SPLIT = ({"validation", "val", "valid", "dev"}, {"test"}, {"train"})
 
@@ -169,7 +168,7 @@ def _read(
     if path.is_file():
         return _file_rows(path, layouts)
     if (
-        (match := _HUB_ID.fullmatch(source))
+        (match := HUB_ID.fullmatch(source))
         and file_kind(path) not in RECORDS
         and path.suffix not in COMPRESSED
     ):
