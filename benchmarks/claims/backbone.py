@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hmt.facts import run_facts
@@ -34,6 +36,25 @@ def repeat_a_span(ids: torch.Tensor, draw: np.random.Generator, share: float) ->
     return ids
 
 
+def backward(model, body, head_loss, ids: Tensor, chunk: int = 1024) -> float:
+    """Gradients of the mean next-token loss of ids int64 [B, T], the logits of a chunk of tokens at a time."""
+    hidden = body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+    goal = ids[:, 1:].flatten()
+    weight = model.lm_head.weight.to(hidden.dtype)
+    leaf, head = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
+    total = torch.zeros((), device=ids.device)
+    for part, want in zip(leaf.split(chunk), goal.split(chunk), strict=True):
+        loss = head_loss(part, head, want) / len(goal)
+        loss.backward()
+        total += loss.detach()
+    torch.autograd.backward([hidden, weight], [leaf.grad, head.grad])
+    return total.item()
+
+
+def summed_loss(hidden: Tensor, head: Tensor, goal: Tensor) -> Tensor:
+    return cross_entropy((hidden @ head.t()).float(), goal, reduction="sum")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -49,6 +70,7 @@ def main() -> None:
     parser.add_argument(
         "--recite", type=float, default=0.0, help="share of windows in which a span repeats an earlier one"
     )
+    parser.add_argument("--float32", action="store_true", help="not bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a = parser.parse_args()
@@ -71,7 +93,7 @@ def main() -> None:
     )
     model = LlamaForCausalLM.from_pretrained(a.init) if a.init else LlamaForCausalLM(config)
     model = model.to(a.device)
-    compiled = torch.compile(model)
+    body, head_loss = torch.compile(model.model), torch.compile(summed_loss)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     ours = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in ours]
@@ -93,14 +115,13 @@ def main() -> None:
         starts = draw.integers(0, len(stream) - a.context - 1, a.batch)
         rows = [repeat_a_span(stream[s : s + a.context].long(), draw, a.recite) for s in starts]
         ids = torch.stack(rows).to(a.device)
-        with torch.autocast(a.device, torch.bfloat16, enabled=a.device != "cpu"):
-            loss = compiled(input_ids=ids, labels=ids).loss
-        loss.backward()
+        with torch.autocast(a.device, torch.bfloat16, enabled=not a.float32):
+            loss = backward(model, body, head_loss, ids)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
+        average = loss if average is None else 0.95 * average + 0.05 * loss
         if step % 25 == 0:
             rate = (step + 1) * a.batch * a.context / (time.monotonic() - begun)
             curve.append([step, round(average, 4)])
