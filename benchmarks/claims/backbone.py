@@ -37,7 +37,7 @@ def repeat_a_span(ids: torch.Tensor, draw: np.random.Generator, share: float) ->
 
 
 def backward(model, body, head_loss, ids: Tensor, chunk: int = 1024) -> float:
-    """Gradients of the mean next-token loss of ids int64 [B, T], the logits of a chunk of tokens at a time."""
+    """Gradients of the mean next-token loss of ids int64 [B, T]; logits of a chunk of tokens at a time."""
     hidden = body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
     goal = ids[:, 1:].flatten()
     weight = model.lm_head.weight.to(hidden.dtype)

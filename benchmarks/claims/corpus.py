@@ -1,8 +1,8 @@
-"""Tokenizer and packed token files: `python benchmarks/claims/corpus.py --backbone FILES... --memory FILES...`.
+"""Tokenizer and packed token files: `python benchmarks/claims/corpus.py --backbone FILES --memory FILES`.
 
-Documents (one JSON object per line, field `text`; any of the formats `hmt.data.load_documents` reads) become a
-byte-level BPE tokenizer, trained on a few of them, and one file of uint16 tokens per split. The backbone and the
-memories are trained on different documents.
+Documents (one JSON object per line, field `text`; any of the formats `hmt.data.load_documents` reads) become
+a byte-level BPE tokenizer, trained on a few of them, and one file of uint16 tokens per split. The backbone
+and the memories are trained on different documents.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--memory", nargs="+", required=True, help="files the memories are trained on")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--vocabulary", type=int, default=8192)
-    parser.add_argument("--tokenizer-documents", type=int, default=200, help="evenly out of all of the backbone's")
+    parser.add_argument(
+        "--tokenizer-documents", type=int, default=200, help="evenly out of all of the backbone's"
+    )
     a = parser.parse_args()
 
     parts = {"backbone": load_documents(a.backbone), "memory": load_documents(a.memory)}

@@ -56,7 +56,7 @@ class Segments(Task):
     name = "musique"
     metrics = (Metric("x"),)
 
-    def run(self, reader, setting, done=(), progress=None):
+    def run(self, reader, setting, done=(), progress=None, shared=None):
         raise NotImplementedError
 
     def rescore(self, record):

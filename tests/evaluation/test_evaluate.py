@@ -56,7 +56,7 @@ class FakeTask(Task):
     axes = ("segments",)
     items: int = 6
 
-    def run(self, reader, setting, done=(), progress=None):
+    def run(self, reader, setting, done=(), progress=None, shared=None):
         for number in range(self.items):
             if str(number) not in done:
                 raw = reader.answer(number)
@@ -117,6 +117,25 @@ def test_exact_numbers(tmp_path):
     assert (
         json.loads(lines[6])["raw"] is None and str(Path.cwd()) not in (tmp_path / "results.json").read_text()
     )
+
+
+def test_what_readers_share_is_prepared_once(tmp_path):
+    class Counting(FakeTask):
+        prepared, got = [], []
+
+        def prepare(self, setting):
+            self.prepared.append(setting)
+            return self.prepared
+
+        def run(self, reader, setting, done=(), progress=None, shared=None):
+            self.got.append(shared)
+            return super().run(reader, setting, done, progress)
+
+    evaluate(readers(), [Counting()], SETTING, tmp_path)
+    assert Counting.prepared == [SETTING] and [got is Counting.prepared for got in Counting.got] == [
+        True,
+        True,
+    ]
 
 
 def test_an_interrupted_run_goes_on(tmp_path):

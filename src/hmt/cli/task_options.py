@@ -18,7 +18,7 @@ def chosen_tasks(
 
     ValueError for an unknown task or setting, and for a value that cannot be read or does not do.
     """
-    from hmt.evaluation.tasks import make_task, task_class
+    from hmt.evaluation.tasks import check_setting, make_task, task_class
 
     if not names:
         raise ValueError("--tasks names no task; such as --tasks books,passkey")
@@ -32,12 +32,11 @@ def chosen_tasks(
         name, key, text = _parts(pair)
         if name not in settings:
             raise ValueError(f"--set {pair}: the task {name} is not among --tasks {','.join(names)}")
+        try:
+            check_setting(name, key)
+        except ValueError as error:
+            raise ValueError(f"--set {pair}: {error}") from None
         kinds = typing.get_type_hints(task_class(name))
-        known = {f.name for f in fields(task_class(name))}
-        if key not in known:
-            raise ValueError(
-                f"--set {pair}: {name} has no setting {key!r}; it has {', '.join(sorted(known))}"
-            )
         settings[name][key] = parse_value(f"--set {pair}", text, kinds[key])
     return [make_task(name, **settings[name]) for name in names]
 

@@ -24,7 +24,7 @@ from transformers import StoppingCriteriaList
 
 from hmt import backbone as bb
 from hmt.evaluation.readers.memory import Kept, MemoryReader
-from hmt.evaluation.readers.plain import StopWhen
+from hmt.evaluation.readers.plain import StopWhen, new_ids
 from hmt.model import SegmentMemoryModel
 from hmt.systems import load_model, load_tokenizer
 
@@ -244,9 +244,7 @@ class HarnessLM(TemplateLM):
                 stopping_criteria=StoppingCriteriaList(marks),
                 **settings,
             )
-        new = out[0, ids.shape[1] :].tolist()
-        new = new[:-1] if new and new[-1] in ends else new
-        text = self.tokenizer.decode(new, skip_special_tokens=True)
+        text = self.tokenizer.decode(new_ids(out, ids.shape[1], ends), skip_special_tokens=True)
         return postprocess_generated_text(text, until, None)
 
     def _holds(self, marks: Sequence[str], ids: Sequence[int]) -> bool:

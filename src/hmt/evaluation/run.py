@@ -81,16 +81,14 @@ def _evaluate(
             files.setdefault(task.name, {})[reader.name] = Predictions(
                 path, {**header, "model": models[reader.name]}, overwrite=overwrite
             )
-    found = {
-        task.name: _summary(
-            task,
-            {
-                reader.name: _answers(task, reader, setting, files[task.name][reader.name], progress)
-                for reader in readers
-            },
-        )
-        for task in tasks
-    }
+    found = {}
+    for task in tasks:
+        shared = task.prepare(setting)
+        records = {
+            reader.name: _answers(task, reader, setting, shared, files[task.name][reader.name], progress)
+            for reader in readers
+        }
+        found[task.name] = _summary(task, records)
     seeds = sorted({task.seed for task in tasks})
     facts = run_facts(seeds[0], segment_length=setting.segment_length)
     facts["seed"] = seeds[0] if len(seeds) == 1 else seeds
@@ -107,7 +105,12 @@ def _evaluate(
 
 
 def _answers(
-    task: Task, reader: Reader, setting: Setting, file: Predictions, progress: RunProgress | None
+    task: Task,
+    reader: Reader,
+    setting: Setting,
+    shared: Any,
+    file: Predictions,
+    progress: RunProgress | None,
 ) -> list[Record]:
     """All records of one reader, old and new."""
 
@@ -119,7 +122,7 @@ def _answers(
     if rescored != file.records:
         file.replace(rescored)
     with file:
-        for record in task.run(reader, setting, file.done, tell):
+        for record in task.run(reader, setting, file.done, tell, shared):
             file.append(record)
     if not file.records:
         raise ValueError(f"the task {task.name} has no items; check its settings")

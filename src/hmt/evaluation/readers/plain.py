@@ -199,5 +199,10 @@ def greedy(
             stopping_criteria=criteria,
             **kwargs,
         )
-    new = out[0, ids.shape[1] :].tolist()
+    return new_ids(out, ids.shape[1], ends)
+
+
+def new_ids(out: Tensor, prompt: int, ends: Sequence[int]) -> list[int]:
+    """What `generate` wrote behind a prompt [1, `prompt`], without the id that ended it."""
+    new = out[0, prompt:].tolist()
     return new[:-1] if new and new[-1] in ends else new

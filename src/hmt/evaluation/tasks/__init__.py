@@ -40,7 +40,13 @@ def task_class(name: str) -> type[Task]:
 def make_task(name: str, **settings: Any) -> Task:
     """A task with these settings. ValueError for settings that it does not have."""
     kind = task_class(name)
-    known = {f.name for f in fields(kind)}
-    if unknown := sorted(set(settings) - known):
-        raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    for key in sorted(settings):
+        check_setting(name, key)
     return kind(**settings)
+
+
+def check_setting(name: str, key: str) -> None:
+    """ValueError, listing those there are, unless the task `name` has the setting `key`."""
+    known = {f.name for f in fields(task_class(name))}
+    if key not in known:
+        raise ValueError(f"{name} has no setting {key!r}; it has {', '.join(sorted(known))}")

@@ -79,14 +79,24 @@ class Task(ABC):
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"{self.name}.limit is {self.limit}; it counts items, 1 or more")
 
+    def prepare(self, setting: Setting) -> Any:
+        """What all readers share: texts that are loaded, tokenized and chosen from once per run."""
+        return None
+
     @abstractmethod
     def run(
-        self, reader: Reader, setting: Setting, done: Collection[str] = (), progress: Progress | None = None
+        self,
+        reader: Reader,
+        setting: Setting,
+        done: Collection[str] = (),
+        progress: Progress | None = None,
+        shared: Any = None,
     ) -> Iterator[Record]:
         """The records of one reader, without those whose id is in `done`. progress(items_done,
         items_in_total).
 
-        The same items in the same order for every reader, and for a fixed seed.
+        shared: what `prepare` returned; it is called where this is None. The same items in the same order for
+        every reader, and for a fixed seed.
         """
 
     @abstractmethod
@@ -158,11 +168,20 @@ class AnswerTask(Task):
     def rescore(self, record: Record) -> Record:
         return {**record, "scores": self.score(record), "weights": self.weights(record)}
 
-    def run(
-        self, reader: Reader, setting: Setting, done: Collection[str] = (), progress: Progress | None = None
-    ) -> Iterator[Record]:
+    def prepare(self, setting: Setting) -> tuple[Sequence[Item], list[str]]:
+        """The items, and their ids."""
         items = self.items(setting)
-        ids = check_items(self.name, items)
+        return items, check_items(self.name, items)
+
+    def run(
+        self,
+        reader: Reader,
+        setting: Setting,
+        done: Collection[str] = (),
+        progress: Progress | None = None,
+        shared: Any = None,
+    ) -> Iterator[Record]:
+        items, ids = self.prepare(setting) if shared is None else shared
         last: tuple[str, Any] = ("", None)
         for number, name in enumerate(ids, start=1):
             if name not in done:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hmt.evaluation.tasks.base import Metric, Progress, Record, Setting, Task
 
@@ -49,17 +49,26 @@ class KeyValue(Task):
             num_noise=self.noise,
         )
 
-    def run(
-        self, reader: Reader, setting: Setting, done: Collection[str] = (), progress: Progress | None = None
-    ) -> Iterator[Record]:
-        from hmt.data import KeyValueDataset
-
+    def prepare(self, setting: Setting) -> KeyValueTask:
         task = self.task(setting.segment_length)
         if task.vocab_size > len(setting.tokenizer):
             raise ValueError(
                 f"{self.name} uses {task.vocab_size} token ids, and the tokenizer has "
                 f"{len(setting.tokenizer)}; set fewer symbols, values or noise"
             )
+        return task
+
+    def run(
+        self,
+        reader: Reader,
+        setting: Setting,
+        done: Collection[str] = (),
+        progress: Progress | None = None,
+        shared: Any = None,
+    ) -> Iterator[Record]:
+        from hmt.data import KeyValueDataset
+
+        task = self.prepare(setting) if shared is None else shared
         number = self.samples if self.limit is None else min(self.limit, self.samples)
         for row, length in enumerate(self.lengths):
             samples = KeyValueDataset(task, number, length, seed=self.seed)

@@ -16,6 +16,8 @@ from hmt.evaluation.tasks.base import Metric, Progress, Record, Setting
 from hmt.evaluation.tasks.text import Text
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from hmt.evaluation.readers.base import Reader
 
 
@@ -52,14 +54,10 @@ class RecallDistance(Text):
                 "from 1 to less than the segments that are read"
             )
 
-    def run(
-        self, reader: Reader, setting: Setting, done: Collection[str] = (), progress: Progress | None = None
-    ) -> Iterator[Record]:
-        model = getattr(reader, "model", None)
-        if model is None or not getattr(model.config, "recall", False):
-            return
+    def prepare(self, setting: Setting) -> tuple[Dataset, list[int]]:  # type: ignore[override]
+        """Tokenized documents, and those of them that are long enough."""
         documents = self.documents(setting)
-        length, need = setting.segment_length, (self.distances + 1) * setting.segment_length
+        need = (self.distances + 1) * setting.segment_length
         rows = [
             row for row, ids in enumerate(documents.with_format("numpy")["input_ids"]) if len(ids) >= need
         ]
@@ -68,6 +66,21 @@ class RecallDistance(Text):
                 f"{self.name}: no document has the {need:,} tokens that distances up to {self.distances} "
                 "take; set fewer distances"
             )
+        return documents, rows
+
+    def run(
+        self,
+        reader: Reader,
+        setting: Setting,
+        done: Collection[str] = (),
+        progress: Progress | None = None,
+        shared: Any = None,
+    ) -> Iterator[Record]:
+        model = getattr(reader, "model", None)
+        if model is None or not getattr(model.config, "recall", False):
+            return
+        documents, rows = self.prepare(setting) if shared is None else shared
+        length = setting.segment_length
         filler = self._filler(setting) if self.dilate else None
         for number, row in enumerate(rows, start=1):
             name, wanted = documents[row]["name"], [_id(row, d) for d in range(1, self.distances + 1)]

@@ -30,6 +30,22 @@ if TYPE_CHECKING:
 _ARTICLE = re.compile(r"^ ?= [^=\n]+ = ?$", re.MULTILINE)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What is scored.
+
+    Attributes:
+        names: of the documents. windows: [targets, (longest history + 1) L], a target and what stands before
+            it.
+        facts: by target, filled when first needed: what is the same for all readers and all histories.
+    """
+
+    names: Sequence[str]
+    targets: list[Target]
+    windows: Any
+    facts: dict[int, dict[str, Any]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Text(Task):
     """Perplexity of held-out text against the amount of history.
@@ -108,34 +124,40 @@ class Text(Task):
             )
         return ids[0]
 
-    def run(
-        self, reader: Reader, setting: Setting, done: Collection[str] = (), progress: Progress | None = None
-    ) -> Iterator[Record]:
-        skip = self._skip(reader, setting.segment_length)
+    def prepare(self, setting: Setting) -> Chosen:
+        length, longest = setting.segment_length, max(self.histories)
         documents = self.documents(setting)
         ids = documents.with_format("numpy")["input_ids"]
-        histories, length = sorted(self.histories), setting.segment_length
         targets = choose_targets(
             [len(row) for row in ids],
-            histories[-1],
+            longest,
             segment_length=length,
             targets_per_document=self.targets_per_document,
             max_targets=self.max_targets,
             seed=self.seed,
         )
         if self.dilate:
-            filler = self._filler(setting)
-            kept = [
-                i
-                for i, w in enumerate(gather_windows(ids, targets, 0, length))
-                if (w == filler).sum() * 2 < length
+            own = gather_windows(ids, targets, 0, length) == self._filler(setting)
+            targets = [
+                target for target, filler in zip(targets, own, strict=True) if filler.sum() * 2 < length
             ]
-            targets = [targets[i] for i in kept]
-        names = documents["name"]
-        windows = gather_windows(ids, targets, histories[-1], length)
+        return Chosen(documents["name"], targets, gather_windows(ids, targets, longest, length), {})
+
+    def run(
+        self,
+        reader: Reader,
+        setting: Setting,
+        done: Collection[str] = (),
+        progress: Progress | None = None,
+        shared: Any = None,
+    ) -> Iterator[Record]:
+        length, histories = setting.segment_length, sorted(self.histories)
+        skip = self._skip(reader, length)
+        chosen: Chosen = self.prepare(setting) if shared is None else shared
+        targets, windows, facts = chosen.targets, chosen.windows, chosen.facts
         work = [(h, n) for h in histories for n, t in enumerate(targets) if _id(t, h) not in done]
         total = len(histories) * len(targets)
-        finished, facts = total - len(work), {}
+        finished = total - len(work)
         for start in range(0, len(work), self.batch_size):
             batch = work[start : start + self.batch_size]
             for history in sorted({h for h, _ in batch}):
@@ -150,7 +172,7 @@ class Text(Task):
                     yield self.rescore(
                         {
                             "id": _id(target, history),
-                            "group": names[target.document],
+                            "group": chosen.names[target.document],
                             "facts": {"history": history},
                             "segment": target.segment,
                             **facts[row],
