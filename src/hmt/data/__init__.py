@@ -1,5 +1,4 @@
-"""Documents to segments: loading text, tokenizing it, cutting samples, and what training and evaluation need
-beside.
+"""Documents to segments: loading, tokenizing, cutting samples, and what training and evaluation need beside.
 
     documents = load_documents("books/")
     tokenized = tokenize_documents(documents, tokenizer)

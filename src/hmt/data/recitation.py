@@ -12,9 +12,9 @@ class RecitedSamples(torch.utils.data.Dataset):
     """Samples of running text, of whose segments a share is replaced by a copy of an earlier segment.
 
     What helps to predict the rest of a repeated segment is one memory embedding, and which one is known: this
-        teaches
-    a memory to write down what a segment said, and recall to find it. `samples[i]` is {"input_ids" int64 [T],
-    "recall_targets" int64 [S]}, for `recall_targets="given"`; targets are -100 where nothing is repeated.
+    teaches a memory to write down what a segment said, and recall to find it. `samples[i]` is {"input_ids"
+    int64 [T], "recall_targets" int64 [S]}, for `recall_targets="given"`; targets are -100 where nothing is
+    repeated.
 
     Args:
         samples: what `cut_samples` returns, or any samples with `input_ids`.

@@ -1,5 +1,4 @@
-"""Tokenized documents to training samples, and the paper's two ways to make memory necessary: mixing and
-diluting."""
+"""Tokenized documents to training samples; mixing and diluting, the paper's ways to make memory necessary."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Which segments are scored: chosen once, so that every model and every amount of history is scored on the
-same
-tokens."""
+"""Which segments are scored.
+
+Chosen once, so that every model and every amount of history is scored on the same tokens.
+"""
 
 from __future__ import annotations
 

@@ -24,8 +24,7 @@ class Reader(ABC):
             the text.
         extra_parameters: parameters beside those of the backbone.
         limit: the longest text it can read in tokens; None where there is no limit. Of a longer one it reads
-            the
-            last tokens: it never fails.
+            the last tokens: it never fails.
         unscored_head: leading tokens of a segment that an input to their own prediction has seen (at least 1:
             the first token of a text has no prediction).
     """

@@ -35,8 +35,7 @@ class Metric:
     """How a score is shown.
 
     name: key in `scores`. better: which way is good. show: "percent" of a fraction, "perplexity" of nats per
-        token (the
-    mean is taken before the exponential), "bits" (per byte), or "plain".
+        token (the mean is taken before the exponential), "bits" (per byte), or "plain".
     """
 
     name: str

@@ -30,8 +30,7 @@ class RecallDistance(Text):
             every segment that has so many before it counts once at each distance.
 
     Scores: "recall", "recall_text" and "recall_filler" (of a segment that is text, and of one that is filler,
-        where
-    `dilate` is set), each as a share of all weight; "lift", the weight divided by an even share.
+        where `dilate` is set), each as a share of all weight; "lift", the weight divided by an even share.
     """
 
     name: ClassVar[str] = "recall_distance"

@@ -64,8 +64,8 @@ class Text(Task):
         batch_size: targets side by side.
 
     Scores: "perplexity" (nats per token), "bits_per_byte" (so that tokenizers can be compared) and "distant"
-        (nats per
-    token of names and numbers that occurred more than one segment back, and not since; see `distant.py`).
+        (nats per token of names and numbers that occurred more than one segment back, and not since; see
+        `distant.py`).
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
