@@ -1,8 +1,8 @@
 """Markdown tables of docs/results.md: `python benchmarks/claims/tables.py RESULTS.json --metric distant`.
 
 Rows are models, columns amounts of history: perplexity, and how much lower or higher it is than the
-baseline's in percent, with the 95% interval over documents. Models NAME-0, NAME-1, ... are seeds of one row: their mean is
-shown, and the spread of their differences.
+baseline's in percent, with the 95% interval over documents. Models NAME-0, NAME-1, ... are seeds of one row:
+their mean is shown, and the spread of their differences.
 """
 
 from __future__ import annotations
