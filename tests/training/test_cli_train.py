@@ -36,12 +36,14 @@ def text_file(tmp_path, texts):
 
 def test_end_to_end(backbone_folder, text_file, tmp_path):
     steps = ["--stage1-steps", 2, "--stage2-steps", 4, "--curriculum", "2,4", "--tuning", "lora"]
-    steps += ["--recall-loss", 0.5, "--recall-targets", "ngram", "--interleave", 8, "--dilate", 8]
+    steps += ["--recall-loss", 0.5, "--recall-targets", "ngram", "--recite", 0.25]
+    steps += ["--embeddings-per-segment", 2, "--memory-scale", "embedding", "--interleave", 8, "--dilate", 8]
     out = tmp_path / "out"
     held_out = ["--eval-data", text_file, "--eval-steps", 2]
     output = call(backbone_folder, text_file, "-o", out, "--text-field", "words", *SMALL, *steps, *held_out)
     assert "memory-4: 2 steps" in output and "peak memory" in output
     model = hmt.load_model(out)
+    assert model.config.embeddings_per_segment == 2 and model.config.memory_scale != 1
     assert model.has_lora() and model.config.recall and model.config.memory_size == 4
     assert model(torch.arange(3, 30)[None]).logits.isfinite().all()
 

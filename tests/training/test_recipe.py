@@ -82,6 +82,8 @@ def test_json_round_trip(tmp_path):
         ({"lr_schedule": "staircase"}, "choose one of steps, linear"),
         ({"recall_loss_until": 2.0}, "fraction"),
         ({"recall_loss_weight": 0.5}, "needs recall_targets"),
+        ({"recite": 1.5}, "share of segments"),
+        ({"recite": 0.5, "segments": 1}, "at least 2 segments"),
     ],
 )
 def test_wrong_stages(fields, message):

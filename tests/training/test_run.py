@@ -30,9 +30,10 @@ def test_two_stages_lower_the_loss_and_leave_a_model(
         from hmt.training.samples import prepare, stage_samples
 
         seen.append(stage.name)
-        return stage_samples(prepare(texts, tokenizer), stage, 8)
+        return stage_samples(prepare(texts, tokenizer), stage, recipe, 8)
 
-    result = run(model, tokenizer, stages, make_recipe(stage1_steps=10, stage2_steps=30), tmp_path / "run")
+    recipe = make_recipe(stage1_steps=10, stage2_steps=30)
+    result = run(model, tokenizer, stages, recipe, tmp_path / "run")
     log = read_log(tmp_path / "run")
     assert seen == ["recurrence", "memory"]
     assert [entry["name"] for entry in log] == ["recurrence"] * 10 + ["memory"] * 30
@@ -243,6 +244,42 @@ def test_given_targets_and_ready_samples(make_model, make_recipe, tmp_path, read
     for entry in log[3:]:
         total = entry["lm_loss"] + entry["recall_loss_weight"] * entry["recall_loss"]
         assert entry["loss"] == pytest.approx(total, abs=1e-5)
+
+
+def test_recited_segments_are_what_recall_is_taught(
+    make_model, tokenizer, texts, make_recipe, tmp_path, read_log
+):
+    from hmt.training.samples import prepare, stage_samples
+
+    recipe = make_recipe(recite=1.0, recall_targets="given", recall_loss_weight=0.5)
+    documents = prepare(texts, tokenizer)
+    copies, recited = (stage_samples(documents, stage, recipe, 8) for stage in recipe.stages)
+    whole = [sample for sample in copies if len(sample["input_ids"]) == 16]
+    assert whole and all(torch.equal(s["input_ids"][:8], s["input_ids"][8:]) for s in whole)
+    assert all(s["recall_targets"].tolist() == [-100, 0] for s in whole)
+    # the segment just before is no target where there are others
+    assert [s["recall_targets"].tolist()[:3] for s in recited if len(s["input_ids"]) > 24][0] == [
+        -100,
+        -100,
+        0,
+    ]
+    run(make_model(), tokenizer, texts, recipe, tmp_path / "run", eval_data=texts[:1])
+    log = [entry for entry in read_log(tmp_path / "run") if "loss" in entry]
+    assert all(entry["recall_loss"] > 0 for entry in log if entry["name"] == "memory")
+    with pytest.raises(ValueError, match="'recurrence' recites"):
+        run(make_model(), None, list(whole), recipe, tmp_path / "other")
+
+
+def test_text_that_is_evaluated_on_is_left_as_it_is(
+    make_model, tokenizer, texts, make_recipe, tmp_path, read_log
+):
+    held_out = []
+    for recite in (0.0, 1.0):
+        recipe = make_recipe(recite=recite, stage2_steps=0, stage1_steps=1, eval_steps=1, learning_rate=1e-9)
+        folder = tmp_path / str(recite)
+        run(make_model(), tokenizer, texts, recipe, folder, eval_data=texts[:2])
+        held_out += [entry["eval_loss"] for entry in read_log(folder) if "eval_loss" in entry]
+    assert held_out[0] == pytest.approx(held_out[1], abs=1e-5)
 
 
 def test_what_cannot_be_trained(make_model, tokenizer, texts, make_recipe, tmp_path, backbone_folder):

@@ -21,9 +21,10 @@ _data = _panel("Data")
 _run = _panel("Run")
 
 System = Literal["hmt", "rmt", "window"]
+Scale = Literal["embedding", "1"]
 Query = Literal["segment", "previous", "memory", "inline"]
 Tuning = Literal["full", "lora", "frozen"]
-Targets = Literal["none", "ngram"]
+Targets = Literal["none", "ngram", "given"]
 
 
 def command(
@@ -53,7 +54,14 @@ def command(
     ] = None,
     recall_query: Annotated[
         Query | None,
-        _memory("hmt: segment (default, the paper: its first tokens), previous or memory (strictly causal)."),
+        _memory("hmt: segment (default, the paper: its head), previous, memory or inline (strictly causal)."),
+    ] = None,
+    embeddings_per_segment: Annotated[
+        int | None, _memory("hmt: vectors that a segment leaves behind. Default: 1.", min=1)
+    ] = None,
+    memory_scale: Annotated[
+        Scale | None,
+        _memory("embedding: memory vectors are fed in at the size of token embeddings. Default: 1."),
     ] = None,
     # -- stages
     stage1_steps: Annotated[int, _stages("Steps without recall, on 2 segments.", min=0)] = 200,
@@ -95,8 +103,12 @@ def command(
         _recall("The batch's other samples give wrong answers too: sharper recall.", "--recall-negatives"),
     ] = False,
     recall_targets: Annotated[
-        Targets, _recall("ngram points at the earlier segment that shares the rarest words.")
+        Targets,
+        _recall("ngram: the earlier segment that shares the rarest words; given: the one that is recited."),
     ] = "none",
+    recite: Annotated[
+        float, _recall("Share of segments that repeat an earlier one of their sample.", min=0, max=1)
+    ] = 0.0,
     # -- data
     interleave: Annotated[int, _data("Mix pairs of documents, so many tokens of each in turn.", min=0)] = 0,
     dilate: Annotated[int, _data('Insert so many "$" after every so many tokens.', min=0)] = 0,
@@ -132,6 +144,7 @@ def command(
         recall_loss_weight=recall_loss,
         recall_loss_until=recall_loss_until,
         recall_negatives=recall_negatives,
+        recite=recite,
         learning_rate=learning_rate,
         lr_schedule=lr_schedule,
         lr_decay=lr_decay,
@@ -158,6 +171,8 @@ def command(
         "sensory_length": sensory_length,
         "summary_length": summary_length,
         "recall_query": recall_query,
+        "embeddings_per_segment": embeddings_per_segment,
+        "memory_scale": 1.0 if memory_scale == "1" else memory_scale,
     }
     tokenizer = load_tokenizer(model)
     options = {"text_field": text_field, "encoding": encoding, "errors": errors}

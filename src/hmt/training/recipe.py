@@ -37,6 +37,9 @@ class Stage:
         recall_loss_until: ... during this fraction of the steps, 0 afterwards.
         recall_negatives: the memory embeddings of the other samples of a batch join the recall loss as wrong
             answers.
+        recite: share of the segments that repeat an earlier one of their sample (`RecitedSamples`); where the
+            earlier one stood is a recall target, for `recall_targets="given"`. 1 with samples of 2 segments
+            is autoencoding: the second segment is the first.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Stage:
     recall_loss_weight: float = 0.0
     recall_loss_until: float = 1.0
     recall_negatives: bool = False
+    recite: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -67,6 +71,10 @@ class Stage:
             raise ValueError(f"lr_decay must be above 0 and at most 1, got {self.lr_decay}")
         if not 0 <= self.recall_loss_until <= 1:
             raise ValueError(f"recall_loss_until is a fraction from 0 to 1, got {self.recall_loss_until}")
+        if not 0 <= self.recite <= 1:
+            raise ValueError(f"recite is a share of segments from 0 to 1, got {self.recite}")
+        if self.recite and self.segments < 2:
+            raise ValueError("recite repeats an earlier segment: samples need at least 2 segments")
         _check_schedule(self.lr_schedule)
 
     def lr_factor(self, step: int) -> float:
@@ -92,7 +100,8 @@ class Recipe:
         replay: recompute segments in the backward pass: memory no longer grows with their number.
         compile: compile the backbone's pass over a segment (`compile_steps`), which takes minutes once.
         recall_targets: what the recall loss points at: "ngram" guesses from what the text repeats, "given"
-            takes it from the samples, None leaves it out. Wanted as soon as a stage has a recall_loss_weight.
+            takes it from the samples, or from what they `recite`, None leaves it out. Wanted as soon as a
+            stage has a recall_loss_weight.
         min_segments: the shortest sample that is kept, in segments (0: anything of two tokens or more).
         save_steps, logging_steps, eval_steps: in optimizer steps; a stage also saves at its end.
         keep_checkpoints: newest checkpoints of a stage that stay on disk.
@@ -173,6 +182,7 @@ def paper_recipe(
     recall_loss_weight: float = 0.0,
     recall_loss_until: float = 1.0,
     recall_negatives: bool = False,
+    recite: float = 0.0,
     learning_rate: float = 1e-5,
     lr_schedule: str = "steps",
     lr_decay: float = 0.9,
@@ -189,7 +199,7 @@ def paper_recipe(
         curriculum: depths, such as [2, 4, 8], that share the steps of stage 2 and take the place of
             `bptt_depth`: each is a stage of its own, the learning rate and the recall loss go on as in one.
         recall_loss_until: fraction of the steps of all of stage 2.
-        recall_negatives: see `Stage`.
+        recall_negatives: see `Stage`. recite: see `Stage`; of all stages.
         warmup_steps: at the beginning of stage 1, and of the first part of stage 2.
         options: the other fields of `Recipe`.
     """
@@ -198,6 +208,7 @@ def paper_recipe(
         "lr_schedule": lr_schedule,
         "lr_decay": lr_decay,
         "lr_decay_every": lr_decay_every,
+        "recite": recite,
     }
     stages = []
     if stage1_steps:

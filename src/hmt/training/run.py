@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,8 @@ class _Runner:
     def _eval_samples(self, stage: Stage):
         if self.eval_data is None or self.recipe.eval_steps is None:
             return None
-        samples = _samples(self.eval_data, stage, self.model, self.recipe)
+        as_it_is = replace(stage, recite=0.0)
+        samples = _samples(self.eval_data, as_it_is, self.model, self.recipe)
         return [samples[index] for index in range(min(len(samples), self.recipe.eval_samples))]
 
 
@@ -189,7 +190,7 @@ def _check_model(model, recipe: Recipe) -> None:
 
 
 def _samples(data: Data, stage: Stage, model, recipe: Recipe):
-    return stage_samples(data, stage, model.config.segment_length, recipe.min_segments)
+    return stage_samples(data, stage, recipe, model.config.segment_length)
 
 
 def _record(model, recipe: Recipe, samples: list) -> dict[str, Any]:

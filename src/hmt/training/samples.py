@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..data import SegmentCollator, cut_samples, tokenize_documents
+from ..data import RecitedSamples, SegmentCollator, cut_samples, tokenize_documents
 from .recipe import Recipe, Stage
 
 # Documents with `text`, tokenized ones with `input_ids`, texts, ready samples, or a function from a stage to
@@ -35,16 +35,26 @@ def prepare(data: Data, tokenizer) -> Data:
     return data
 
 
-def stage_samples(data: Data, stage: Stage, segment_length: int, min_segments: int = 1) -> Any:
+def stage_samples(data: Data, stage: Stage, recipe: Recipe, segment_length: int) -> Any:
     """Samples of at most `stage.segments` segments, from what `prepare` returned.
 
-    Tokenized documents are cut into runs; ready samples are cut short, their labels and recall targets with
-    them; a function is called with the stage and its samples are taken as they are.
+    Tokenized documents are cut into runs, of which a share of segments recites an earlier one if the stage
+    says so; ready samples are cut short, their labels and recall targets with them; a function is called with
+    the stage and its samples are taken as they are. ValueError for a stage that recites what is not
+    documents.
     """
     import datasets
 
     if isinstance(data, datasets.Dataset) and "recall_targets" not in data.column_names:
-        return cut_samples(data, segment_length, stage.segments, min_segments=min_segments)
+        cut = cut_samples(data, segment_length, stage.segments, min_segments=recipe.min_segments)
+        if not stage.recite and recipe.recall_targets != "given":
+            return cut
+        nearest = min(2, stage.segments - 1)  # the segment just before, only where there is no other
+        return RecitedSamples(cut, segment_length, stage.recite, max(1, nearest), seed=recipe.seed)
+    if stage.recite:
+        raise ValueError(
+            f"the stage {stage.name!r} recites, which changes the text: pass documents, not ready samples"
+        )
     if callable(data) and not hasattr(data, "__getitem__"):
         return data(stage)
     if not len(data):
