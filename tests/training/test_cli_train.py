@@ -37,7 +37,18 @@ def text_file(tmp_path, texts):
 def test_end_to_end(backbone_folder, text_file, tmp_path):
     steps = ["--stage1-steps", 2, "--stage2-steps", 4, "--curriculum", "2,4", "--tuning", "lora"]
     steps += ["--recall-loss", 0.5, "--recall-targets", "ngram", "--recite", 0.25]
-    steps += ["--embeddings-per-segment", 2, "--memory-scale", "embedding", "--interleave", 8, "--dilate", 8]
+    steps += [
+        "--embeddings-per-segment",
+        2,
+        "--memory-scale",
+        "embedding",
+        "--attn",
+        "eager",
+        "--interleave",
+        8,
+        "--dilate",
+        8,
+    ]
     out = tmp_path / "out"
     held_out = ["--eval-data", text_file, "--eval-steps", 2]
     output = call(backbone_folder, text_file, "-o", out, "--text-field", "words", *SMALL, *steps, *held_out)

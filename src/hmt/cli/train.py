@@ -92,6 +92,10 @@ def command(
     replay: Annotated[
         bool, _steps("Recompute segments in the backward pass: slower, in constant memory.", "--replay")
     ] = False,
+    attn: Annotated[
+        str | None,
+        _steps("Attention of transformers: sdpa, eager, flash_attention_2. In bf16 on a CPU take eager."),
+    ] = None,
     compile: Annotated[bool, _steps("Compile the pass over a segment: minutes once.", "--compile")] = False,
     # -- recall loss
     recall_loss: Annotated[float, _recall("Its weight in stage 2.", min=0)] = 0.0,
@@ -179,7 +183,7 @@ def command(
     source = data[0] if len(data) == 1 else data
     documents = load_text(source, tokenizer, interleave, dilate, limit=limit, **options)
     held_out = None if eval_data is None else load_text(eval_data, tokenizer, interleave, dilate, **options)
-    learner = open_for_training(model, recipe, system, fields)
+    learner = open_for_training(model, recipe, system, fields, attn)
     logging.disable_progress_bar()  # one for every checkpoint that is written
     try:
         result = train(learner, tokenizer, documents, recipe, output, resume=resume, eval_data=held_out)

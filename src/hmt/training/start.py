@@ -17,12 +17,15 @@ _SYSTEMS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-def open_for_training(source: str, recipe: Recipe, system: str | None, fields: dict[str, Any]) -> Any:
+def open_for_training(
+    source: str, recipe: Recipe, system: str | None, fields: dict[str, Any], attn: str | None = None
+) -> Any:
     """A model with memory: the one in `source`, or a new one around the backbone in `source`.
 
     Args:
         system: "hmt" (also for None), "rmt" or "window"; only for a new model.
         fields: fields of its config; entries that are None are left out.
+        attn: the backbone's attention ("sdpa", "eager", "flash_attention_2", ...); None: its own choice.
 
     Weights are loaded in float32, and in their own precision where they stay frozen and `recipe.bf16` allows
     it. ValueError for fields that the system does not have, or that would be those of a model that exists
@@ -35,25 +38,26 @@ def open_for_training(source: str, recipe: Recipe, system: str | None, fields: d
 
     register()
     fields = {name: value for name, value in fields.items() if value is not None}
-    dtype = "auto" if recipe.bf16 and recipe.tuning != "full" else torch.float32
+    options: dict[str, Any] = {} if attn is None else {"attn_implementation": attn}
+    options["dtype"] = "auto" if recipe.bf16 and recipe.tuning != "full" else torch.float32
     if Path(source).is_dir():
         source = str(Path(source).resolve())  # an adapter-only checkpoint will refer to it, from anywhere
     try:
         if AutoConfig.from_pretrained(source).model_type in SYSTEMS:
             given = sorted([*fields, *(["system"] if system else [])])
             if given:
-                options = ", ".join("--" + name.replace("_", "-") for name in given)
-                raise ValueError(f"{source} has a memory already: {options} cannot change it; leave them out")
-            return hmt.load_model(source, dtype=dtype)
+                wrong = ", ".join("--" + name.replace("_", "-") for name in given)
+                raise ValueError(f"{source} has a memory already: {wrong} cannot change it; leave them out")
+            return hmt.load_model(source, **options)
         name, names = _SYSTEMS[system or "hmt"]
         cls = getattr(hmt, name)
         fields = {names.get(field, field): value for field, value in fields.items()}
         known = {field.name for field in cls.config_class.__dataclass_fields__.values()}
         if unknown := sorted(fields.keys() - known):
-            options = ", ".join("--" + field.replace("_", "-") for field in unknown)
-            raise ValueError(f"the system {system or 'hmt'!r} has no {options}")
+            wrong = ", ".join("--" + field.replace("_", "-") for field in unknown)
+            raise ValueError(f"the system {system or 'hmt'!r} has no {wrong}")
         set_seed(recipe.seed)
-        return cls.from_backbone(source, backbone_kwargs={"dtype": dtype}, **fields)
+        return cls.from_backbone(source, backbone_kwargs=options, **fields)
     except OSError as error:
         raise ValueError(f"{source} cannot be loaded as a causal LM: {str(error).splitlines()[0]}") from error
 
