@@ -268,6 +268,12 @@ def test_recited_segments_are_what_recall_is_taught(
     assert all(entry["recall_loss"] > 0 for entry in log if entry["name"] == "memory")
     with pytest.raises(ValueError, match="'recurrence' recites"):
         run(make_model(), None, list(whole), recipe, tmp_path / "other")
+    bare = [{"input_ids": sample["input_ids"]} for sample in whole]
+    (ready,) = stage_samples(bare[:1], recipe.stages[0], recipe, 8)
+    assert torch.equal(ready["input_ids"], bare[0]["input_ids"]) and ready["recall_targets"].tolist() == [
+        -100,
+        0,
+    ]
 
 
 def test_text_that_is_evaluated_on_is_left_as_it_is(

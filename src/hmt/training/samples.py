@@ -38,28 +38,33 @@ def prepare(data: Data, tokenizer) -> Data:
 def stage_samples(data: Data, stage: Stage, recipe: Recipe, segment_length: int) -> Any:
     """Samples of at most `stage.segments` segments, from what `prepare` returned.
 
-    Tokenized documents are cut into runs, of which a share of segments recites an earlier one if the stage
-    says so; ready samples are cut short, their labels and recall targets with them; a function is called with
-    the stage and its samples are taken as they are. ValueError for a stage that recites what is not
-    documents.
+    Tokenized documents are cut into runs; ready samples are cut short, their labels and recall targets with
+    them; a function is called with the stage and its samples are taken as they are. Where the stage recites,
+    a share of their segments then repeats an earlier one. ValueError for that with samples that bring labels
+    or recall targets.
     """
     import datasets
 
-    if isinstance(data, datasets.Dataset) and "recall_targets" not in data.column_names:
-        cut = cut_samples(data, segment_length, stage.segments, min_segments=recipe.min_segments)
-        if not stage.recite and recipe.recall_targets != "given":
-            return cut
-        nearest = min(2, stage.segments - 1)  # the segment just before, only where there is no other
-        return RecitedSamples(cut, segment_length, stage.recite, max(1, nearest), seed=recipe.seed)
-    if stage.recite:
-        raise ValueError(
-            f"the stage {stage.name!r} recites, which changes the text: pass documents, not ready samples"
-        )
-    if callable(data) and not hasattr(data, "__getitem__"):
-        return data(stage)
-    if not len(data):
+    cut = isinstance(data, datasets.Dataset) and "recall_targets" not in data.column_names
+    samples: Any
+    if cut:
+        samples = cut_samples(data, segment_length, stage.segments, min_segments=recipe.min_segments)
+    elif callable(data) and not hasattr(data, "__getitem__"):
+        samples = data(stage)
+    elif not len(data):
         raise ValueError("there are no samples to train on")
-    return CutShort(data, segment_length, stage.segments)
+    else:
+        samples = CutShort(data, segment_length, stage.segments)
+    if not stage.recite and not (cut and recipe.recall_targets == "given"):
+        return samples
+    if {"labels", "recall_targets"} & set(samples[0]):
+        raise ValueError(
+            f"the stage {stage.name!r} recites, which changes the text: its samples cannot bring labels or "
+            "recall_targets of their own"
+        )
+    # the segment just before is repeated only where there is no other
+    nearest = 1 if stage.segments < 3 else 2
+    return RecitedSamples(samples, segment_length, stage.recite, nearest, recipe.seed)
 
 
 class CutShort(torch.utils.data.Dataset):
