@@ -7,7 +7,7 @@ for memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import hmt
@@ -25,14 +25,13 @@ class Variant:
 
     Attributes:
         system: class of the model. fields: of its configuration.
-        stage1, stage2: changes to the two stages; a stage1 of None is left out, and its tokens go to stage 2.
+        stages: what they differ in from `rates` below, each with its name, segments and steps.
         recall_targets: as in the recipe.
     """
 
     system: type
-    fields: dict[str, Any] = field(default_factory=dict)
-    stage1: dict[str, Any] | None = field(default_factory=dict)
-    stage2: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any]
+    stages: tuple[dict[str, Any], ...]
     recall_targets: str | None = None
 
     @property
@@ -40,17 +39,13 @@ class Variant:
         return self.fields["segment_length"]
 
     def recipe(self, seed: int, rate: float, scale: float = 1.0) -> Recipe:
-        """Two stages of as many tokens as those of every other row. scale: of their number of steps."""
+        """scale: of the number of steps of all stages."""
         rates = {"learning_rate": rate, "lr_schedule": "cosine", "warmup_steps": 10}
-        steps_1, steps_2 = round(STEPS_1 * scale), round(STEPS_2 * scale)
         stages = []
-        if self.stage1 is None:
-            steps_2 += steps_1
-        else:
-            first = {"name": "recurrence", "recall": False, "segments": 2, "steps": steps_1}
-            stages.append(self._stage({**rates, **first, **self.stage1}))
-        second = {"name": "memory", "segments": SEGMENTS, "steps": steps_2}
-        stages.append(self._stage({**rates, **second, **self.stage2}))
+        for values in self.stages:
+            batch = max(1, TOKENS // (values["segments"] * self.segment))
+            stage = {**rates, "batch_size": batch, **values}
+            stages.append(Stage(**{**stage, "steps": max(1, round(stage["steps"] * scale))}))
         return Recipe(
             stages=tuple(stages),
             seed=seed,
@@ -60,36 +55,57 @@ class Variant:
             recall_targets=self.recall_targets,
         )
 
-    def _stage(self, values: dict[str, Any]) -> Stage:
-        values.setdefault("batch_size", max(1, TOKENS // (values["segments"] * self.segment)))
-        return Stage(**values)
+
+# -- stages -----------------------------------------------------------------------------------------------
 
 
-def hmt_(stage1=None, stage2=None, recall_targets=None, one_stage=False, **fields) -> Variant:
+def recurrence(**changes: Any) -> dict[str, Any]:
+    return {"name": "recurrence", "recall": False, "segments": 2, "steps": STEPS_1, **changes}
+
+
+def memory(**changes: Any) -> dict[str, Any]:
+    return {"name": "memory", "segments": SEGMENTS, "steps": STEPS_2, **changes}
+
+
+# every other sample is a segment and its copy: the second is only to be had from what the first left behind
+COPY = recurrence(name="copy", recite=0.5, steps=150)
+# text in which a third of the segments stood earlier, and a recall loss that says where
+RECITED = memory(name="recited", recite=0.3, steps=80, **RECALL)
+
+TWO = (recurrence(), memory())
+COPY_FIRST = (COPY, memory())
+COPY_RECITE = (COPY, RECITED, memory())
+
+
+# -- systems ----------------------------------------------------------------------------------------------
+
+
+def hmt_(stages=TWO, recall_targets=None, **fields) -> Variant:
+    segment = fields.get("segment_length", SEGMENT)
     common = {
-        "segment_length": SEGMENT,
-        "summary_length": fields.get("segment_length", SEGMENT) * SUMMARY // SEGMENT,
+        "segment_length": segment,
+        "summary_length": segment * SUMMARY // SEGMENT,
         "sensory_length": SENSORY,
         # the bank of a sample never holds more; BANK when it is used
-        "memory_size": (stage2 or {}).get("segments", SEGMENTS),
+        "memory_size": max(stage["segments"] for stage in stages),
         "memory_scale": "embedding",
     }
-    first = None if one_stage else (stage1 or {})
-    return Variant(hmt.HMTForCausalLM, {**common, **fields}, first, stage2 or {}, recall_targets)
+    return Variant(hmt.HMTForCausalLM, {**common, **fields}, stages, recall_targets)
 
 
-def rmt(stage1=None, stage2=None, **fields) -> Variant:
+def rmt(stages=TWO, recall_targets=None, **fields) -> Variant:
     common = {"segment_length": SEGMENT, "sensory_length": SENSORY, "memory_scale": "embedding"}
-    return Variant(hmt.RMTForCausalLM, {**common, **fields}, stage1 or {}, stage2 or {})
+    return Variant(hmt.RMTForCausalLM, {**common, **fields}, stages, recall_targets)
 
 
-def window(tokens: int, segment: int = SEGMENT) -> Variant:
-    return Variant(hmt.WindowForCausalLM, {"segment_length": segment, "window_length": tokens})
+def window(tokens: int, stages=TWO, recall_targets=None, segment: int = SEGMENT) -> Variant:
+    fields = {"segment_length": segment, "window_length": tokens}
+    return Variant(hmt.WindowForCausalLM, fields, stages, recall_targets)
 
 
 def depths(make: Callable[..., Variant]) -> dict[int, Variant]:
     """The same samples of 64 segments, gradients through 2 to 64 of them."""
-    return {d: make(stage2={"segments": 64, "batch_size": 2, "bptt_depth": d}) for d in (2, 5, 16, 64)}
+    return {depth: make((recurrence(), memory(segments=64, bptt_depth=depth))) for depth in (2, 5, 16, 64)}
 
 
 VARIANTS: dict[str, Variant] = {
@@ -98,17 +114,26 @@ VARIANTS: dict[str, Variant] = {
     "hmt": hmt_(),
     "rmt": rmt(),
     "rmt-paper": rmt(sensory_length=0),
-    "hmt-norecall": hmt_(stage2={"recall": False}),
+    "hmt-norecall": hmt_((recurrence(), memory(recall=False))),
     "hmt-4": hmt_(embeddings_per_segment=4),
     "rmt-4": rmt(num_memory_tokens=4),
+    "hmt-16": hmt_(embeddings_per_segment=16),
+    "rmt-16": rmt(num_memory_tokens=16),
+    # taught to write first; the same for the row that has nothing to write to
+    **{f"hmt-{m}-copy": hmt_(COPY_FIRST, embeddings_per_segment=m) for m in (1, 4, 16)},
+    **{f"hmt-{m}-recite": hmt_(COPY_RECITE, "given", embeddings_per_segment=m) for m in (1, 4, 16)},
+    **{f"rmt-{m}-copy": rmt(COPY_FIRST, num_memory_tokens=m) for m in (1, 4, 16)},
+    "rmt-16-recite": rmt(COPY_RECITE, "given", num_memory_tokens=16),
+    "sensory-copy": window(SENSORY, COPY_FIRST),
+    "sensory-recite": window(SENSORY, COPY_RECITE, "given"),
     # where the recall query comes from
     "hmt-previous": hmt_(recall_query="previous"),
     "hmt-memory": hmt_(recall_query="memory"),
     "hmt-inline": hmt_(recall_query="inline"),
     # ablations
-    "hmt-onestage": hmt_(one_stage=True),
+    "hmt-onestage": hmt_((memory(steps=STEPS_1 + STEPS_2),)),
     "hmt-unscaled": hmt_(memory_scale=1.0),
-    "hmt-ngram": hmt_(stage2=RECALL, recall_targets="ngram"),
+    "hmt-ngram": hmt_((recurrence(), memory(**RECALL)), "ngram"),
     "hmt-j32": hmt_(summary_length=32),
     "hmt-j64": hmt_(summary_length=64),
     "previous-j32": hmt_(recall_query="previous", summary_length=32),
@@ -117,5 +142,5 @@ VARIANTS: dict[str, Variant] = {
     **{f"rmt-bptt{depth}": row for depth, row in depths(rmt).items()},
     # raw tokens at the paper's segment length of its Table 8
     **{f"hmt-256-k{k}": hmt_(segment_length=256, sensory_length=k) for k in (0, 8, 16, 32, 64, 128)},
-    **{f"sensory-256-k{k}": window(k, 256) for k in (0, 8, 16, 32, 64, 128)},
+    **{f"sensory-256-k{k}": window(k, segment=256) for k in (0, 8, 16, 32, 64, 128)},
 }
