@@ -67,8 +67,10 @@ def memory(**changes: Any) -> dict[str, Any]:
     return {"name": "memory", "segments": SEGMENTS, "steps": STEPS_2, **changes}
 
 
-# every other sample is a segment and its copy: the second is only to be had from what the first left behind
-COPY = recurrence(name="copy", recite=0.5, steps=150)
+# a segment and its copy: the second is only to be had from what the first left behind. Small batches: what it
+# takes until writing and reading begin to fit each other is steps, not tokens. The recall loss tells the own
+# segment from those of the other samples, so that recall is sharp before it has several to choose from.
+COPY = memory(name="copy", segments=2, recite=1.0, steps=200, batch_size=32, **RECALL)
 # text in which a third of the segments stood earlier, and a recall loss that says where
 RECITED = memory(name="recited", recite=0.3, steps=80, **RECALL)
 
@@ -120,11 +122,11 @@ VARIANTS: dict[str, Variant] = {
     "hmt-16": hmt_(embeddings_per_segment=16),
     "rmt-16": rmt(num_memory_tokens=16),
     # taught to write first; the same for the row that has nothing to write to
-    **{f"hmt-{m}-copy": hmt_(COPY_FIRST, embeddings_per_segment=m) for m in (1, 4, 16)},
+    **{f"hmt-{m}-copy": hmt_(COPY_FIRST, "given", embeddings_per_segment=m) for m in (1, 4, 16)},
     **{f"hmt-{m}-recite": hmt_(COPY_RECITE, "given", embeddings_per_segment=m) for m in (1, 4, 16)},
-    **{f"rmt-{m}-copy": rmt(COPY_FIRST, num_memory_tokens=m) for m in (1, 4, 16)},
+    **{f"rmt-{m}-copy": rmt(COPY_FIRST, "given", num_memory_tokens=m) for m in (1, 4, 16)},
     "rmt-16-recite": rmt(COPY_RECITE, "given", num_memory_tokens=16),
-    "sensory-copy": window(SENSORY, COPY_FIRST),
+    "sensory-copy": window(SENSORY, COPY_FIRST, "given"),
     "sensory-recite": window(SENSORY, COPY_RECITE, "given"),
     # where the recall query comes from
     "hmt-previous": hmt_(recall_query="previous"),
