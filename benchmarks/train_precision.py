@@ -1,9 +1,9 @@
 """What precision and attention are worth in training: `python benchmarks/train_precision.py --output JSON`.
 
-One optimizer step's forward and backward pass of HMT (14 M parameters, random weights, samples of 16 segments),
-the cases in turn, several rounds; reported are medians and their ratio to float32 with fused attention. On CPUs
-with bfloat16 matrix units (AMX), matrix products become several times faster, and the backward pass of PyTorch's
-fused attention does not.
+Forward and backward pass of one optimizer step of HMT (14 M parameters, random weights, samples of 16
+segments), the cases in turn, several rounds; reported are medians and their ratio to float32 with fused
+attention. On CPUs with bfloat16 matrix units (AMX) matrix products become several times faster; the backward
+pass of PyTorch's fused attention does not.
 """
 
 from __future__ import annotations
