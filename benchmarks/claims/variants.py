@@ -126,6 +126,10 @@ VARIANTS: dict[str, Variant] = {
     **{f"hmt-{m}-recite": hmt_(COPY_RECITE, "given", embeddings_per_segment=m) for m in (1, 4, 16)},
     **{f"rmt-{m}-copy": rmt(COPY_FIRST, "given", num_memory_tokens=m) for m in (1, 4, 16)},
     "rmt-16-recite": rmt(COPY_RECITE, "given", num_memory_tokens=16),
+    **{
+        f"hmt-{m}-write": hmt_(COPY_RECITE, "given", embeddings_per_segment=m, write_prompt="learned")
+        for m in (1, 4, 16)
+    },
     "sensory-copy": window(SENSORY, COPY_FIRST, "given"),
     "sensory-recite": window(SENSORY, COPY_RECITE, "given"),
     # where the recall query comes from

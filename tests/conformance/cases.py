@@ -22,6 +22,8 @@ SYSTEMS = {
     "hmt-segment-3": (HMTForCausalLM, _HMT | {"embeddings_per_segment": 3}),
     "hmt-memory-2": (HMTForCausalLM, _HMT | {"recall_query": "memory", "embeddings_per_segment": 2}),
     "hmt-inline-2": (HMTForCausalLM, _HMT | {"recall_query": "inline", "embeddings_per_segment": 2}),
+    "hmt-segment-write": (HMTForCausalLM, _HMT | {"write_prompt": "learned", "embeddings_per_segment": 2}),
+    "hmt-inline-write": (HMTForCausalLM, _HMT | {"recall_query": "inline", "write_prompt": "learned"}),
     "hmt-norecall": (HMTForCausalLM, _HMT | {"recall": False}),
     "rmt-1": (RMTForCausalLM, {"num_memory_tokens": 1}),
     "rmt-2": (RMTForCausalLM, {"num_memory_tokens": 2, "memory_scale": 0.7}),

@@ -59,6 +59,10 @@ def command(
     embeddings_per_segment: Annotated[
         int | None, _memory("hmt: vectors that a segment leaves behind. Default: 1.", min=1)
     ] = None,
+    write_prompt: Annotated[
+        Literal["recall", "learned"] | None,
+        _memory("hmt: recall (default, the paper: what was recalled stands at the end too) or learned."),
+    ] = None,
     memory_scale: Annotated[
         Scale | None,
         _memory("embedding: memory vectors are fed in at the size of token embeddings. Default: 1."),
@@ -176,6 +180,7 @@ def command(
         "summary_length": summary_length,
         "recall_query": recall_query,
         "embeddings_per_segment": embeddings_per_segment,
+        "write_prompt": write_prompt,
         "memory_scale": 1.0 if memory_scale == "1" else memory_scale,
     }
     tokenizer = load_tokenizer(model)

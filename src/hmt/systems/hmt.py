@@ -13,6 +13,9 @@ With the last memory embedding in front, recall did not learn to choose (docs/pe
 
 Ours, `embeddings_per_segment=m`: P_n and M_n are blocks of m vectors. Equation 2 compares the query with the
 first of each block, equation 3 mixes whole blocks; m = 1 is the paper.
+
+Ours, `write_prompt="learned"`: equation 4 ends in learned vectors W instead of P_n, and M_n = H at W. What
+stands at the end then does not depend on what was recalled: writing is the same task in every segment.
 """
 
 # No `from __future__ import annotations` here: @strict does not check field types that are strings.
@@ -49,6 +52,8 @@ class HMTConfig(MemoryConfig):
         recall: False is training stage 1.
         embeddings_per_segment: vectors that a segment leaves behind [1 in the paper]. A bank of N segments
             holds N times as many; recall chooses segments, by the first vector of each.
+        write_prompt: what stands at the end of a segment, whose outputs become the memory embedding: "recall"
+            (the recall prompt again: the paper) or "learned" (ours: learned vectors).
     """
 
     model_type = "hmt"
@@ -60,6 +65,7 @@ class HMTConfig(MemoryConfig):
     recall_query: Literal["segment", "previous", "memory", "inline"] = "segment"
     recall: bool = True
     embeddings_per_segment: int = 1
+    write_prompt: Literal["recall", "learned"] = "recall"
 
     def __post_init__(self, **kwargs):
         if self.summary_length is None:
@@ -133,6 +139,8 @@ class HMTForCausalLM(SegmentMemoryModel):
         self.first_prompt = Vectors(
             config.embeddings_per_segment, width
         )  # stands for P_n while there is nothing to recall
+        if config.write_prompt == "learned":
+            self.write_prompt = Vectors(config.embeddings_per_segment, width)
         self.recall = Recall(width, config.recall_dim or width)
 
     @property
@@ -204,8 +212,9 @@ class HMTForCausalLM(SegmentMemoryModel):
         seen = tokens_seen(state.segments, config.segment_length, config.sensory_length)
         if self.asks_inside:
             ask = self.summary_prompt(state.batch_size)
-            latest = self._prompt(state, state["latest"])  # the suffix until the question is answered
-            return Frame(ask[:, :0], latest, state["sensory"], seen, ask=ask, split=config.summary_length)
+            # the suffix until the question is answered
+            suffix = self._written(self._prompt(state, state["latest"]))
+            return Frame(ask[:, :0], suffix, state["sensory"], seen, ask=ask, split=config.summary_length)
         recalled, log_weights, folded = state["latest"], None, None
         if config.recall_query == "segment":
             query = prepared
@@ -215,13 +224,14 @@ class HMTForCausalLM(SegmentMemoryModel):
             assert query is not None
             recalled, log_weights, folded = self._recall(state, query)
         prompt = self._prompt(state, recalled)
-        return Frame(prompt, prompt, state["sensory"], seen, log_weights, folded)
+        return Frame(prompt, self._written(prompt), state["sensory"], seen, log_weights, folded)
 
     def answer(self, state: MemoryState, frame: Frame, question: Tensor, asked: Tensor) -> Frame:
         recalled, log_weights, folded = self._recall(state, question)
         log_weights = log_weights.masked_fill(~asked[:, None], torch.finfo(log_weights.dtype).min)
         prompt = self._prompt(state, recalled)
-        return replace(frame, answer=prompt, suffix=prompt, recall=log_weights, query=folded)
+        suffix = self._written(prompt)
+        return replace(frame, answer=prompt, suffix=suffix, recall=log_weights, query=folded)
 
     def _recall(self, state: MemoryState, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Recalled vectors [B, m d], log weights [B, N] and folded query [B, d] for queries [B, d]."""
@@ -237,6 +247,10 @@ class HMTForCausalLM(SegmentMemoryModel):
         first = self.first_prompt(state.batch_size)
         scaled = recalled.view(first.shape) * self.config.memory_scale
         return torch.where((state.segments > 0)[:, None, None], scaled, first)
+
+    def _written(self, prompt: Tensor) -> Tensor:
+        """What stands at the end of a segment that was read with the recall prompt [B, m, d]."""
+        return self.write_prompt(len(prompt)) if self.config.write_prompt == "learned" else prompt
 
     def _keys(self, blocks: Tensor) -> Tensor:
         return keys(blocks, self.first_prompt.weight.shape[1])

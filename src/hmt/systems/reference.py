@@ -70,12 +70,13 @@ def hmt_reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference
             P_n = (weights @ M.flatten(1)).view(m, -1) * scale  # equation 3
             weights = weights[0]
 
+        W = P_n if config.write_prompt == "recall" else model.write_prompt.weight  # P_n in the paper
         if inline:
-            hidden, out = run_backbone(model, [sensory, H_n[:j], T, P_n, H_n[j:], P_n])
+            hidden, out = run_backbone(model, [sensory, H_n[:j], T, P_n, H_n[j:], W])
             asked = len(sensory) + len(H_n[:j])  # where T stands
             logits.append(torch.cat([out[len(sensory) : asked], out[asked + 1 + m : -m]]))
         else:
-            hidden, out = run_backbone(model, [P_n, sensory, H_n, P_n])  # equation 4
+            hidden, out = run_backbone(model, [P_n, sensory, H_n, W])  # equation 4
             logits.append(out[m + len(sensory) : -m])
         if len(segment) == L:
             memory.append(hidden[-m:])  # equation 5
