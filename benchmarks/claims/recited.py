@@ -31,18 +31,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", required=True)
+    parser.add_argument("--documents", type=int, default=20, help="so many of the last of the training text")
     parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--output", type=Path, required=True)
     a = parser.parse_args()
     text = documents(a.folder)
-    last = text.select(range(len(text) - 2, len(text)))
+    last = text.select(range(len(text) - a.documents, len(text)))
     cut = cut_samples(last, SEGMENT, SEGMENTS, min_segments=SEGMENTS)
     recited = RecitedSamples(cut, SEGMENT, 0.3, seed=9)
     results = {}
     for name in a.models:
         model = hmt.load_model(a.folder / "models" / name).eval()
         again, first, weight = [], [], []
-        for index in range(a.samples):
+        for index in range(min(a.samples, len(cut))):
             sample = recited[index]
             own, recall = nats(model, sample["input_ids"])
             plain, _ = nats(model, cut[index]["input_ids"])

@@ -51,12 +51,11 @@ def main() -> None:
         model = variant.system.from_backbone(a.folder / "backbone", **kwargs, **variant.fields)
         recipe = variant.recipe(a.seed, a.rate, a.scale)
         work = a.folder / "work" / out.name
-        shutil.rmtree(work, ignore_errors=True)
 
         def samples(stage, length=variant.segment):
             return cut_samples(text, length, stage.segments, min_segments=stage.segments)
 
-        result = train(model, None, samples, recipe, work, progress=False)
+        result = train(model, None, samples, recipe, work, resume=True, progress=False)
         if hasattr(model.config, "memory_size"):
             model.config.memory_size = BANK
         model.save_pretrained(out)

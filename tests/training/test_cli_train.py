@@ -69,6 +69,15 @@ def test_end_to_end(backbone_folder, text_file, tmp_path):
     assert "--memory-size cannot change it" in wrong
 
 
+def test_writing_first(backbone_folder, text_file, tmp_path):
+    steps = ["--writing-steps", 2, "--recited-steps", 1, "--stage1-steps", 0, "--stage2-steps", 1]
+    memory = ["--embeddings-per-segment", 2, "--write-prompt", "learned"]
+    out = tmp_path / "out"
+    output = call(backbone_folder, text_file, "-o", out, "--text-field", "words", *SMALL, *memory, *steps)
+    assert "writing: 2 steps" in output and "recited: 1 steps" in output and "memory: 1 steps" in output
+    assert hmt.load_model(out).config.write_prompt == "learned"
+
+
 def test_other_systems(backbone_folder, text_file, tmp_path):
     common = [
         "--text-field",

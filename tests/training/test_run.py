@@ -276,6 +276,23 @@ def test_recited_segments_are_what_recall_is_taught(
     ]
 
 
+@pytest.mark.parametrize("form", ["function", "ready"])
+def test_a_stage_beside_one_that_recites_has_empty_targets(form, make_recipe):
+    from hmt.training.samples import stage_samples
+
+    recipe = make_recipe(writing_steps=1)
+    bare = [{"input_ids": torch.arange(32)}]
+    data = bare if form == "ready" else lambda stage: bare
+    writing, *_, memory = recipe.stages
+    assert stage_samples(data, writing, recipe, 8)[0]["recall_targets"].tolist()[:2] == [-100, 0]
+    plain = stage_samples(data, memory, recipe, 8)[0]
+    assert (plain["recall_targets"] == -100).all()
+    assert torch.equal(plain["input_ids"], bare[0]["input_ids"][: len(plain["input_ids"])])
+    # nothing recites: targets are asked for, and the samples have to bring them
+    given = make_recipe(recall_targets="given")
+    assert "recall_targets" not in stage_samples(data, given.stages[-1], given, 8)[0]
+
+
 def test_text_that_is_evaluated_on_is_left_as_it_is(
     make_model, tokenizer, texts, make_recipe, tmp_path, read_log
 ):

@@ -68,6 +68,13 @@ def command(
         _memory("embedding: memory vectors are fed in at the size of token embeddings. Default: 1."),
     ] = None,
     # -- stages
+    writing_steps: Annotated[
+        int,
+        _stages("Steps ahead of all, on copies: teaches to write content. With several embeddings.", min=0),
+    ] = 0,
+    recited_steps: Annotated[
+        int, _stages("Steps after those, on text that repeats itself: teaches to find it again.", min=0)
+    ] = 0,
     stage1_steps: Annotated[int, _stages("Steps without recall, on 2 segments.", min=0)] = 200,
     stage2_steps: Annotated[int, _stages("Steps with recall.", min=0)] = 500,
     bptt_depth: Annotated[int, _stages("Segments that gradients flow through in stage 2.", min=1)] = 8,
@@ -153,6 +160,8 @@ def command(
         recall_loss_until=recall_loss_until,
         recall_negatives=recall_negatives,
         recite=recite,
+        writing_steps=writing_steps,
+        recited_steps=recited_steps,
         learning_rate=learning_rate,
         lr_schedule=lr_schedule,
         lr_decay=lr_decay,
@@ -166,7 +175,7 @@ def command(
         bf16=bf16,
         replay=replay,
         compile=compile,
-        recall_targets=None if recall_targets == "none" else recall_targets,
+        **({} if recall_targets == "none" else {"recall_targets": recall_targets}),
         min_segments=min_segments,
         seed=seed,
         save_steps=save_steps,

@@ -183,6 +183,8 @@ def paper_recipe(
     recall_loss_until: float = 1.0,
     recall_negatives: bool = False,
     recite: float = 0.0,
+    writing_steps: int = 0,
+    recited_steps: int = 0,
     learning_rate: float = 1e-5,
     lr_schedule: str = "steps",
     lr_decay: float = 0.9,
@@ -190,7 +192,7 @@ def paper_recipe(
     warmup_steps: int = 0,
     **options,
 ) -> Recipe:
-    """The paper's two stages from flat options.
+    """The paper's two stages from flat options, and two of ours that come before them.
 
     Stage 1 ("recurrence"): no recall, 2 segments. Stage 2 ("memory"): recall, samples of `segments` segments
     (default: `bptt_depth`), gradients through `bptt_depth` of them. No steps, no stage.
@@ -199,8 +201,15 @@ def paper_recipe(
         curriculum: depths, such as [2, 4, 8], that share the steps of stage 2 and take the place of
             `bptt_depth`: each is a stage of its own, the learning rate and the recall loss go on as in one.
         recall_loss_until: fraction of the steps of all of stage 2.
-        recall_negatives: see `Stage`. recite: see `Stage`; of all stages.
-        warmup_steps: at the beginning of stage 1, and of the first part of stage 2.
+        recall_negatives: see `Stage`.
+        recite: see `Stage`; of the paper's stages and of "recited".
+        writing_steps: steps of a stage "writing" ahead of all: samples of two segments, the second of which
+            repeats the first and can only be had from memory, as many tokens to a batch as in stage 2. It
+            teaches to write down what a segment says, which text alone does not (docs/results.md).
+        recited_steps: steps of a stage "recited" after it: samples as in stage 2 in which a share of the
+            segments, `recite` or else 0.3, repeats an earlier one. Both have a recall loss of
+            `recall_loss_weight` or else 0.1 with `recall_negatives`, on targets that are "given".
+        warmup_steps: at the beginning of each of our stages, of stage 1, and of the first part of stage 2.
         options: the other fields of `Recipe`.
     """
     rates: dict[str, Any] = {
@@ -208,13 +217,29 @@ def paper_recipe(
         "lr_schedule": lr_schedule,
         "lr_decay": lr_decay,
         "lr_decay_every": lr_decay_every,
-        "recite": recite,
     }
     stages = []
+    depths = list(curriculum) or [bptt_depth]
+    if writing_steps or recited_steps:
+        if options.setdefault("recall_targets", "given") != "given":
+            raise ValueError(
+                "writing_steps and recited_steps teach recall with recall_targets='given', "
+                f"not {options['recall_targets']!r}"
+            )
+        taught = {"recall_loss_weight": recall_loss_weight or 0.1, "recall_negatives": True}
+        taught |= {"warmup_steps": warmup_steps, **rates}
+        length = segments or depths[-1]
+        tokens = options.get("batch_size", Recipe.batch_size) * length
+        copies = {"segments": 2, "recite": 1.0, "batch_size": max(1, tokens // 2)}
+        recited = {"segments": length, "recite": recite or 0.3, "bptt_depth": depths[-1]}
+        if writing_steps:
+            stages.append(Stage(name="writing", steps=writing_steps, **copies, **taught))
+        if recited_steps:
+            stages.append(Stage(name="recited", steps=recited_steps, **recited, **taught))
+    rates["recite"] = recite
     if stage1_steps:
         first: dict[str, Any] = {"recall": False, "segments": 2, "warmup_steps": warmup_steps}
         stages.append(Stage(name="recurrence", steps=stage1_steps, **first, **rates))
-    depths = list(curriculum) or [bptt_depth]
     if curriculum and 0 < stage2_steps < len(depths):
         raise ValueError(
             f"stage 2 has {stage2_steps} steps, fewer than the {len(depths)} depths of its curriculum"
