@@ -1,7 +1,7 @@
 """`hmt train`: give a backbone a memory with the paper's two-stage recipe."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -150,6 +150,7 @@ def command(
     from hmt.training import TrainingStopped, paper_recipe, train
     from hmt.training.start import load_text, open_for_training
 
+    targets: dict[str, Any] = {} if recall_targets == "none" else {"recall_targets": recall_targets}
     recipe = paper_recipe(
         stage1_steps=stage1_steps,
         stage2_steps=stage2_steps,
@@ -175,7 +176,7 @@ def command(
         bf16=bf16,
         replay=replay,
         compile=compile,
-        **({} if recall_targets == "none" else {"recall_targets": recall_targets}),
+        **targets,
         min_segments=min_segments,
         seed=seed,
         save_steps=save_steps,

@@ -226,12 +226,12 @@ def paper_recipe(
                 "writing_steps and recited_steps teach recall with recall_targets='given', "
                 f"not {options['recall_targets']!r}"
             )
-        taught = {"recall_loss_weight": recall_loss_weight or 0.1, "recall_negatives": True}
+        taught: dict[str, Any] = {"recall_loss_weight": recall_loss_weight or 0.1, "recall_negatives": True}
         taught |= {"warmup_steps": warmup_steps, **rates}
         length = segments or depths[-1]
         tokens = options.get("batch_size", Recipe.batch_size) * length
-        copies = {"segments": 2, "recite": 1.0, "batch_size": max(1, tokens // 2)}
-        recited = {"segments": length, "recite": recite or 0.3, "bptt_depth": depths[-1]}
+        copies: dict[str, Any] = {"segments": 2, "recite": 1.0, "batch_size": max(1, tokens // 2)}
+        recited: dict[str, Any] = {"segments": length, "recite": recite or 0.3, "bptt_depth": depths[-1]}
         if writing_steps:
             stages.append(Stage(name="writing", steps=writing_steps, **copies, **taught))
         if recited_steps:
