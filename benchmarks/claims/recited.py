@@ -1,4 +1,5 @@
-"""Is what recall finds put to use? `python benchmarks/claims/recited.py DIR --models NAME... --output JSON`.
+"""Is what recall finds put to use? `python benchmarks/claims/recited.py DIR --models NAME... --books TEST
+--output JSON`.
 
 In samples with repeated segments (`RecitedSamples`, 30%): nats per token of the tails of repeated segments,
 those of the same tokens where they stood first, and the share of recall weight on what is repeated.
@@ -11,19 +12,19 @@ import json
 from pathlib import Path
 
 import torch
-from train import documents
+from transformers import AutoTokenizer
 from variants import SEGMENT, SEGMENTS, SUMMARY
 
 import hmt
-from hmt.data import RecitedSamples, cut_samples
+from hmt.data import RecitedSamples, cut_samples, load_documents, tokenize_documents
 from hmt.facts import run_facts
 
 
-def nats(model, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """-log p of tokens 1 .. T - 1 of ids [T], and recall weights [S, N]."""
+def nats(model, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """-log p of tokens 1 .. T - 1 of ids [T], and recall weights [S, N] where there is recall."""
     out = model(ids[None], output_recall=True)
     found = torch.nn.functional.cross_entropy(out.logits[0, :-1].float(), ids[1:], reduction="none")
-    return found, out.recall[0]
+    return found, None if out.recall is None else out.recall[0]
 
 
 @torch.no_grad()
@@ -31,19 +32,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", required=True)
-    parser.add_argument("--documents", type=int, default=20, help="so many of the last of the training text")
+    parser.add_argument("--books", required=True)
     parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--output", type=Path, required=True)
     a = parser.parse_args()
-    text = documents(a.folder)
-    last = text.select(range(len(text) - a.documents, len(text)))
-    cut = cut_samples(last, SEGMENT, SEGMENTS, min_segments=SEGMENTS)
+    tokenizer = AutoTokenizer.from_pretrained(a.folder / "backbone")
+    books = cut_samples(
+        tokenize_documents(load_documents(a.books), tokenizer), SEGMENT, SEGMENTS, min_segments=SEGMENTS
+    )
+    cut = [books[i * len(books) // a.samples] for i in range(a.samples)]
     recited = RecitedSamples(cut, SEGMENT, 0.3, seed=9)
     results = {}
     for name in a.models:
         model = hmt.load_model(a.folder / "models" / name).eval()
         again, first, weight = [], [], []
-        for index in range(min(a.samples, len(cut))):
+        for index in range(a.samples):
             sample = recited[index]
             own, recall = nats(model, sample["input_ids"])
             plain, _ = nats(model, cut[index]["input_ids"])
@@ -54,9 +57,11 @@ def main() -> None:
                 again.append(own[tail].mean().item())
                 stood = slice(source * SEGMENT + SUMMARY, (source + 1) * SEGMENT - 1)
                 first.append(plain[stood].mean().item())
+                if recall is None:
+                    continue
                 slots = model.slot_segments(torch.tensor([now]))[0].tolist()
                 weight.append(recall[now, slots.index(source)].item())
-        means = [round(sum(values) / len(values), 4) for values in (again, first, weight)]
+        means = [round(sum(v) / len(v), 4) if v else None for v in (again, first, weight)]
         results[name] = dict(zip(("repeated", "first", "weight"), means, strict=True), segments=len(again))
         print(name, results[name], flush=True)
     facts = {"results": results, "setup": run_facts(9)}

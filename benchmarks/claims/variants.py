@@ -77,6 +77,7 @@ RECITED = memory(name="recited", recite=0.3, steps=80, **RECALL)
 TWO = (recurrence(), memory())
 COPY_FIRST = (COPY, memory())
 COPY_RECITE = (COPY, RECITED, memory())
+COPY_KEEP = (COPY, RECITED, memory(recite=0.1, **RECALL))  # recall goes on being taught beside the text
 
 
 # -- systems ----------------------------------------------------------------------------------------------
@@ -130,6 +131,7 @@ VARIANTS: dict[str, Variant] = {
         f"hmt-{m}-write": hmt_(COPY_RECITE, "given", embeddings_per_segment=m, write_prompt="learned")
         for m in (1, 4, 16)
     },
+    "hmt-16-keep": hmt_(COPY_KEEP, "given", embeddings_per_segment=16, write_prompt="learned"),
     "sensory-copy": window(SENSORY, COPY_FIRST, "given"),
     "sensory-recite": window(SENSORY, COPY_RECITE, "given"),
     # where the recall query comes from
