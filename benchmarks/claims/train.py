@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -19,6 +20,7 @@ import torch
 from transformers import AutoTokenizer
 from variants import BANK, VARIANTS
 
+import hmt
 from hmt.data import cut_samples
 from hmt.facts import run_facts
 from hmt.training import train
@@ -37,6 +39,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--scale", type=float, default=1.0, help="times the steps of both stages")
+    parser.add_argument(
+        "--begin", help="a row to go on from, by the last stage alone, instead of the backbone"
+    )
     parser.add_argument("--suffix", default="", help="behind the names of the rows")
     a = parser.parse_args()
     attn = "sdpa" if torch.cuda.is_available() else "eager"
@@ -47,9 +52,16 @@ def main() -> None:
             continue
         variant, begun = VARIANTS[name], time.monotonic()
         torch.manual_seed(a.seed)
-        kwargs = {"backbone_kwargs": {"attn_implementation": attn}}
-        model = variant.system.from_backbone(a.folder / "backbone", **kwargs, **variant.fields)
         recipe = variant.recipe(a.seed, a.rate, a.scale)
+        if a.begin:
+            begin = a.folder / "models" / f"{a.begin}-{a.seed}"
+            model = hmt.load_model(begin, attn_implementation=attn)
+            recipe = replace(recipe, stages=recipe.stages[-1:])
+            if "memory_size" in variant.fields:
+                model.config.memory_size = variant.fields["memory_size"]
+        else:
+            kwargs = {"backbone_kwargs": {"attn_implementation": attn}}
+            model = variant.system.from_backbone(a.folder / "backbone", **kwargs, **variant.fields)
         work = a.folder / "work" / out.name
 
         def samples(stage, length=variant.segment):
@@ -62,7 +74,12 @@ def main() -> None:
         AutoTokenizer.from_pretrained(a.folder / "backbone").save_pretrained(out)
         shutil.move(work / "log.jsonl", out / "log.jsonl")
         shutil.rmtree(work)
-        facts = {"seconds": time.monotonic() - begun, "stages": result.stages, "rate": a.rate}
+        facts = {
+            "seconds": time.monotonic() - begun,
+            "stages": result.stages,
+            "rate": a.rate,
+            "begin": a.begin,
+        }
         facts |= {"recipe": recipe.to_dict(), "setup": run_facts(a.seed)}
         (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
         losses = [(stage["name"], round(stage.get("loss", 0), 4)) for stage in result.stages]
