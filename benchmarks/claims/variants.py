@@ -140,6 +140,7 @@ VARIANTS: dict[str, Variant] = {
     "hmt-inline": hmt_(recall_query="inline"),
     # ablations
     "hmt-onestage": hmt_((memory(steps=STEPS_1 + STEPS_2),)),
+    "sensory-onestage": window(SENSORY, (memory(steps=STEPS_1 + STEPS_2),)),
     "hmt-unscaled": hmt_(memory_scale=1.0),
     "hmt-ngram": hmt_((recurrence(), memory(**RECALL)), "ngram"),
     "hmt-j32": hmt_(summary_length=32),
