@@ -2,8 +2,8 @@
 
 Rows of one seed see the same samples in the same order, so their training losses can be subtracted step by
 step. Drawn, and written beside the figure as JSON, is how much the perplexity of a row differs from the
-baseline's in stage 2, in percent, against tokens of that stage: the mean over `--window` steps, and the range
-over seeds.
+baseline's in the last stage, in percent, against tokens of that stage: the mean over `--window` lines of the
+log, and the range over seeds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from hmt.evaluation.plot_style import draw_lines, name_lines, new_figure, save, styled
+from hmt.evaluation.plot_style import QUIET, draw_lines, name_lines, new_figure, save, styled
 
 COLUMNS = ("tokens", "lm_loss")
 
@@ -31,22 +31,24 @@ def read(folder: Path) -> np.ndarray:
 
 def curve(folder: Path, name: str, baseline: str, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [n] and differences [seeds, n] in percent, smoothed over `window` log lines."""
-    seeds = sorted(path.name.rpartition("-")[2] for path in (folder / "models").glob(f"{baseline}-[0-9]"))
-    gaps = []
-    for seed in seeds:
-        if not (folder / "models" / f"{name}-{seed}").is_dir():
-            continue
-        row, base = (read(folder / "models" / f"{one}-{seed}") for one in (name, baseline))
-        mean = np.convolve(row[:, 1] - base[:, 1], np.ones(window) / window, mode="valid")
-        gaps.append(100 * np.expm1(mean))
-    return row[window - 1 :, 0], np.array(gaps)
+    models = folder / "models"
+    pairs = [
+        (read(row), read(path))
+        for path in sorted(models.glob(f"{baseline}-[0-9]"))
+        if (row := models / f"{name}-{path.name.rpartition('-')[2]}").is_dir()
+    ]
+    if not pairs:
+        raise ValueError(f"{models} has no seed of both {name} and {baseline}: train them first")
+    kernel = np.ones(window) / window
+    gaps = [np.convolve(row[:, 1] - base[:, 1], kernel, mode="valid") for row, base in pairs]
+    return pairs[0][0][window - 1 :, 0], 100 * np.expm1(gaps)
 
 
 @styled
 def draw(lines: dict[str, tuple[np.ndarray, np.ndarray]], baseline: str) -> Figure:
     figure, axes = new_figure()
     draw_lines(axes, {name: (x / 1e6, rows) for name, (x, rows) in lines.items()})
-    axes.axhline(0, color="#6b6b6b", linewidth=1)
+    axes.axhline(0, color=QUIET, linewidth=1)
     axes.set_xlabel("tokens of stage 2, millions")
     axes.set_ylabel("training perplexity, %")
     axes.set_title(f"Difference to {baseline}")

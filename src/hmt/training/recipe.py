@@ -218,7 +218,7 @@ def paper_recipe(
         "lr_decay": lr_decay,
         "lr_decay_every": lr_decay_every,
     }
-    stages = []
+    stages: list[Stage] = []
     depths = list(curriculum) or [bptt_depth]
     if writing_steps or recited_steps:
         if options.setdefault("recall_targets", "given") != "given":
@@ -226,16 +226,17 @@ def paper_recipe(
                 "writing_steps and recited_steps teach recall with recall_targets='given', "
                 f"not {options['recall_targets']!r}"
             )
-        taught: dict[str, Any] = {"recall_loss_weight": recall_loss_weight or 0.1, "recall_negatives": True}
-        taught |= {"warmup_steps": warmup_steps, **rates}
-        length = segments or depths[-1]
-        tokens = options.get("batch_size", Recipe.batch_size) * length
-        copies: dict[str, Any] = {"segments": 2, "recite": 1.0, "batch_size": max(1, tokens // 2)}
-        recited: dict[str, Any] = {"segments": length, "recite": recite or 0.3, "bptt_depth": depths[-1]}
-        if writing_steps:
-            stages.append(Stage(name="writing", steps=writing_steps, **copies, **taught))
-        if recited_steps:
-            stages.append(Stage(name="recited", steps=recited_steps, **recited, **taught))
+        stages += _taught_stages(
+            writing_steps,
+            recited_steps,
+            length=segments or depths[-1],
+            bptt_depth=depths[-1],
+            batch_size=options.get("batch_size", Recipe.batch_size),
+            recite=recite or 0.3,
+            recall_loss_weight=recall_loss_weight or 0.1,
+            warmup_steps=warmup_steps,
+            **rates,
+        )
     rates["recite"] = recite
     if stage1_steps:
         first: dict[str, Any] = {"recall": False, "segments": 2, "warmup_steps": warmup_steps}
@@ -264,6 +265,30 @@ def paper_recipe(
         )
         done += steps
     return Recipe.from_dict({**options, "stages": stages})
+
+
+def _taught_stages(
+    writing_steps: int,
+    recited_steps: int,
+    *,
+    length: int,
+    bptt_depth: int,
+    batch_size: int,
+    recite: float,
+    **shared: Any,
+) -> list[Stage]:
+    """ "writing" on copies and "recited" on samples of `length` segments, where they have steps."""
+    shared["recall_negatives"] = True
+    stages = []
+    if writing_steps:
+        copies = max(1, batch_size * length // 2)  # as many tokens to a batch as in stage 2
+        stages.append(
+            Stage(name="writing", steps=writing_steps, segments=2, recite=1.0, batch_size=copies, **shared)
+        )
+    if recited_steps:
+        long: dict[str, Any] = {"segments": length, "bptt_depth": bptt_depth, "recite": recite}
+        stages.append(Stage(name="recited", steps=recited_steps, **long, **shared))
+    return stages
 
 
 def _check_schedule(name: str) -> None:

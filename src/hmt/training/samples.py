@@ -55,12 +55,13 @@ def stage_samples(data: Data, stage: Stage, recipe: Recipe, segment_length: int)
         raise ValueError("there are no samples to train on")
     else:
         samples = CutShort(data, segment_length, stage.segments)
-    brought = {"labels", "recall_targets"} & set(samples[0])
     # stages that do not recite stand beside some that do: their samples have targets too, and all are empty
     marked = recipe.recall_targets == "given" and (cut or any(other.recite for other in recipe.stages))
-    if not stage.recite and not (marked and not brought):
+    if not stage.recite and not marked:
         return samples
-    if brought:
+    if {"labels", "recall_targets"} & set(samples[0]):
+        if not stage.recite:
+            return samples
         raise ValueError(
             f"the stage {stage.name!r} recites, which changes the text: its samples cannot bring labels or "
             "recall_targets of their own"
