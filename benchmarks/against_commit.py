@@ -87,7 +87,7 @@ def main() -> None:
         print(json.dumps(case(args.case)))
         return
 
-    from hmt.facts import run_facts
+    from hmt.util.environment import run_facts
 
     trees = {"before": args.old, "now": Path(__file__).resolve().parents[1]}
     results: dict[str, dict] = {}

@@ -23,7 +23,7 @@ from hmt.demo.run import RECALL, TRAINED
 from hmt.demo.settings import Settings
 from hmt.demo.summary import SYSTEMS
 from hmt.evaluation import HistoryResult, RecallResult
-from hmt.facts import run_facts
+from hmt.util.environment import run_facts
 
 
 def one_seed(part: str, system: str, demo: str, seed: int) -> dict:

@@ -21,9 +21,9 @@ import torch
 
 from hmt import load_model
 from hmt.data import read_text
-from hmt.facts import run_facts
-from hmt.peak import peak_memory
 from hmt.systems import load_tokenizer
+from hmt.util.environment import run_facts
+from hmt.util.peak import peak_memory
 
 
 def main() -> None:

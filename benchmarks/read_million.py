@@ -13,7 +13,7 @@ import json
 import time
 from pathlib import Path
 
-from hmt.facts import run_facts
+from hmt.util.environment import run_facts
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
 
     from hmt import HMTForCausalLM
     from hmt.bench.shapes import SHAPES
-    from hmt.peak import peak_memory
+    from hmt.util.peak import peak_memory
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

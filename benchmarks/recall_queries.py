@@ -19,7 +19,7 @@ from pathlib import Path
 
 from hmt.demo import keys
 from hmt.demo.settings import Settings
-from hmt.facts import run_facts
+from hmt.util.environment import run_facts
 
 
 def one(query: str, seed: int) -> dict:

@@ -18,7 +18,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import hmt
-from hmt.facts import run_facts
+from hmt.util.environment import run_facts
 
 # name -> attention, bfloat16, compiled
 CASES = {

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from hmt.facts import run_facts
+from hmt.util.environment import run_facts
 
 
 def repeat_a_span(ids: torch.Tensor, draw: np.random.Generator, share: float) -> torch.Tensor:

@@ -21,7 +21,7 @@ from variants import SEGMENT, SENSORY, SUMMARY
 import hmt
 from hmt.data import RecitedSamples, cut_samples
 from hmt.evaluation.readers.plain import token_nats
-from hmt.facts import run_facts
+from hmt.util.environment import run_facts
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from hmt.data import load_documents, tokenize_documents
 from hmt.evaluation.readers.plain import token_nats
 from hmt.evaluation.summary import estimate
 from hmt.evaluation.targets import choose_targets, gather_windows
-from hmt.facts import run_facts
+from hmt.util.environment import run_facts
 
 
 def head_nats(model, state, target: Tensor) -> tuple[Tensor, Tensor]:

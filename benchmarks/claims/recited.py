@@ -17,7 +17,7 @@ from variants import SEGMENT, SEGMENTS, SUMMARY
 
 import hmt
 from hmt.data import RecitedSamples, cut_samples, load_documents, tokenize_documents
-from hmt.facts import run_facts
+from hmt.util.environment import run_facts
 
 
 def nats(model, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -22,8 +22,8 @@ from variants import BANK, VARIANTS
 
 import hmt
 from hmt.data import cut_samples
-from hmt.facts import run_facts
 from hmt.training import train
+from hmt.util.environment import run_facts
 
 
 def documents(folder: Path) -> datasets.Dataset:

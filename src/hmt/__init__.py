@@ -15,15 +15,15 @@ except PackageNotFoundError:  # running from a source tree that was never instal
     __version__ = "0+unknown"
 
 _PUBLIC = {
-    "HMTConfig": "hmt.systems.hmt",
-    "HMTForCausalLM": "hmt.systems.hmt",
-    "RMTConfig": "hmt.systems.rmt",
-    "RMTForCausalLM": "hmt.systems.rmt",
-    "WindowConfig": "hmt.systems.window",
-    "WindowForCausalLM": "hmt.systems.window",
-    "Memory": "hmt.memory",
-    "MemoryState": "hmt.state",
-    "SegmentMemoryModel": "hmt.model",
+    "HMTConfig": "hmt.systems.hmt.model",
+    "HMTForCausalLM": "hmt.systems.hmt.model",
+    "RMTConfig": "hmt.systems.rmt.model",
+    "RMTForCausalLM": "hmt.systems.rmt.model",
+    "WindowConfig": "hmt.systems.window.model",
+    "WindowForCausalLM": "hmt.systems.window.model",
+    "Memory": "hmt.memory.memory",
+    "MemoryState": "hmt.memory.state",
+    "SegmentMemoryModel": "hmt.model.base",
     "load_model": "hmt.systems",
     "register": "hmt.systems",
 }

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from hmt import WindowForCausalLM, load_model
 from hmt.cli.history import unique_name, whole_numbers
 from hmt.evaluation import HistoryResult, history_perplexity
-from hmt.facts import commit
+from hmt.util.environment import commit
 
 from .models import TEXT
 

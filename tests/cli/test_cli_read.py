@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from hmt import Memory, load_model
 from hmt.cli import read
 from hmt.cli.progress import TokenProgress
-from hmt.peak import peak_memory
+from hmt.util.peak import peak_memory
 
 from .models import TEXT, make_tokenizer
 

@@ -240,7 +240,7 @@ def test_more_positions_than_were_learned(family, cls, fields, around):
 @pytest.mark.parametrize("family,warned", [("llama", True), ("gpt_neox", True), ("bloom", False)])
 def test_more_positions_than_were_trained(family, warned, monkeypatch):
     said = []
-    monkeypatch.setattr("hmt.backbone.logger.warning_once", said.append)
+    monkeypatch.setattr("hmt.backbone.checks.logger.warning_once", said.append)
     RMTForCausalLM.from_backbone(tiny_backbone(family), segment_length=127)
     assert bool(said) == warned and all("129 positions" in text for text in said)
 

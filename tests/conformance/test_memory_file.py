@@ -14,7 +14,7 @@ from backbones import random_ids, tiny_backbone
 from safetensors.torch import save_file
 
 from hmt import HMTForCausalLM, Memory, RMTForCausalLM
-from hmt.fingerprint import fingerprint
+from hmt.memory.fingerprint import fingerprint
 
 from .cases import SYSTEMS, J, L, build, pad, ragged, same_state, shared, wrap
 
@@ -56,7 +56,8 @@ def test_a_new_process_continues_bit_for_bit(model, file, tmp_path):
     script = """
 import sys, torch
 torch.set_num_threads(1)
-from hmt import HMTForCausalLM, Memory
+from hmt import HMTForCausalLM
+from hmt import Memory
 folder, file, answer = sys.argv[1:]
 model = HMTForCausalLM.from_pretrained(folder)
 memory = Memory.load(file, model=model)

@@ -7,8 +7,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hmt import WindowForCausalLM
 from hmt.data import KeyValueTask
 from hmt.evaluation import RecallResult, recall_accuracy, recall_map
-from hmt.model import StepOutput
-from hmt.state import MemoryState
+from hmt.memory.state import MemoryState
+from hmt.model.base import StepOutput
 
 TASK = KeyValueTask(segment_length=12, num_symbols=8, num_values=8, num_noise=4)
 BANK = 6

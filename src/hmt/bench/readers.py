@@ -13,10 +13,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from hmt import backbone as bb
 from hmt.bench.settings import Settings
-from hmt.memory import Memory
-from hmt.model import SegmentMemoryModel
-from hmt.systems.hmt import HMTConfig, HMTForCausalLM
-from hmt.systems.rmt import RMTForCausalLM
+from hmt.memory.memory import Memory
+from hmt.model.base import SegmentMemoryModel
+from hmt.systems.hmt.model import HMTConfig, HMTForCausalLM
+from hmt.systems.rmt.model import RMTForCausalLM
 
 
 def recall_queries() -> tuple[str, ...]:

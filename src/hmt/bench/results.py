@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from hmt.bench.timing import Case
-from hmt.bench.workbench import BACKBONE, Workbench
-from hmt.facts import run_facts
-from hmt.flops import (
+from hmt.backbone.flops import (
     BackboneFlops,
     passes_per_segment,
     peak_flops,
     segment_flops,
 )
+from hmt.bench.timing import Case
+from hmt.bench.workbench import BACKBONE, Workbench
+from hmt.util.environment import run_facts
 
 Row = dict[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hmt.limits import is_out_of_memory
+from hmt.util.oom import is_out_of_memory
 
 Laps = dict[str, Any]  # name -> seconds, or a list of them
 

@@ -17,7 +17,7 @@ from hmt import backbone as bb
 from hmt.bench.timing import Case, Laps, take_turns
 from hmt.bench.workbench import BACKBONE, Progress, Workbench
 from hmt.evaluation.units import byte_text
-from hmt.model import SegmentMemoryModel
+from hmt.model.base import SegmentMemoryModel
 
 
 def measure_training(bench: Workbench, progress: Progress) -> None:

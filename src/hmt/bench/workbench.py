@@ -15,7 +15,7 @@ from hmt.bench.readers import FullAttentionReader, MemoryReader, Reader, build_m
 from hmt.bench.settings import Settings
 from hmt.bench.shapes import build_backbone, resolve
 from hmt.bench.timing import Case, Clock
-from hmt.model import SegmentMemoryModel
+from hmt.model.base import SegmentMemoryModel
 
 BACKBONE = "backbone"  # the case that the bound is made of
 Progress = Callable[[int, int], None]

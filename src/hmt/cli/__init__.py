@@ -52,7 +52,7 @@ def _one_line(error: BaseException) -> str:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from hmt.facts import version_of
+        from hmt.util.environment import version_of
 
         typer.echo(f"hmt {version_of('hmt-lm') or '(not installed)'}")
         raise typer.Exit()

@@ -123,7 +123,7 @@ def command(
 
 def _write(results: dict[str, Any], out: Path) -> None:
     from hmt.bench.run import to_json
-    from hmt.files import write_atomically
+    from hmt.util.files import write_atomically
 
     write_atomically(out / "bench.json", to_json(results).encode())
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hmt.facts import PACKAGES, collect
+from hmt.util.environment import PACKAGES, collect
 
 
 def command(

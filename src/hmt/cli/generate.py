@@ -38,7 +38,7 @@ def command(
     import torch
     from transformers import TextStreamer
 
-    from hmt.memory import Memory
+    from hmt.memory.memory import Memory
 
     writer, tokenizer = open_model(model, device)
     past = None if memory is None else Memory.load(memory, model=writer)

@@ -140,7 +140,7 @@ def describe(result: Any) -> str:
 
 def setup(progress: TokenProgress, seed: int) -> dict[str, Any]:
     """Command, commit, versions and hardware, as plain values."""
-    from hmt.facts import run_facts
+    from hmt.util.environment import run_facts
 
     facts = run_facts(seed, run=progress.summary())
     facts["devices"] = ", ".join(device["name"] for device in facts["devices"]) or "CPU"
@@ -171,7 +171,7 @@ def show(result: Any, memory: dict[str, Any]) -> None:
 def write(results: dict[str, Any], result: Any, output: Path) -> None:
     from hmt.evaluation.plots import perplexity_plot, save
     from hmt.evaluation.report import write_report
-    from hmt.files import write_atomically
+    from hmt.util.files import write_atomically
 
     write_atomically(output / "results.json", (json.dumps(results, indent=1) + "\n").encode())
     save(perplexity_plot(result), output / "perplexity.png")

@@ -24,7 +24,7 @@ def info(
     ] = False,
 ) -> None:
     """Show what a memory file holds and which model it belongs to; the model is not loaded."""
-    from hmt.memory import Memory
+    from hmt.memory.memory import Memory
 
     facts = {"file": str(file), "file_bytes": 0, **Memory.load(file).info()}
     facts["file_bytes"] = file.stat().st_size

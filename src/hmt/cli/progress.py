@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hmt.evaluation.units import byte_text, plural
-from hmt.peak import peak_memory
+from hmt.util.peak import peak_memory
 
 _DELAY = 1.0  # seconds before a bar appears
 

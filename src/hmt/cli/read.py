@@ -50,7 +50,7 @@ def command(
     pieces = text_pieces(file, encoding, errors)
     first = next(pieces)  # what is wrong with the file shows before the model is loaded
 
-    from hmt.memory import Memory
+    from hmt.memory.memory import Memory
 
     reader, tokenizer = open_model(model, device)
     old = Memory.load(memory, model=reader) if append and memory.exists() else None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hmt.lazy import lazy_names
+from hmt.util.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hmt.data.cache import cache_directory as cache_directory

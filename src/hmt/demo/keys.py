@@ -10,11 +10,10 @@ import torch
 
 import hmt
 from hmt.data import KeyValueDataset, KeyValueTask
+from hmt.demo.jobs import Post, Steps, finish
+from hmt.demo.settings import RecallSettings, Settings
 from hmt.evaluation import recall_accuracy
 from hmt.training import Recipe, Stage, train
-
-from .jobs import Post, Steps, finish
-from .settings import RecallSettings, Settings
 
 
 def recall_task(recall: RecallSettings) -> KeyValueTask:

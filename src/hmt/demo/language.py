@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 import hmt
+from hmt.demo.jobs import Post, Steps, finish
+from hmt.demo.settings import Settings, TextSettings
 from hmt.evaluation import history_perplexity
 from hmt.training import Recipe, Stage, train
-
-from .jobs import Post, Steps, finish
-from .settings import Settings, TextSettings
 
 END_OF_TEXT = "<|endoftext|>"
 

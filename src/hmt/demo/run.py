@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
-from .corpus import Corpus
-from .settings import Settings
-from .summary import SYSTEMS, summarise
+from hmt.demo.corpus import Corpus
+from hmt.demo.settings import Settings
+from hmt.demo.summary import SYSTEMS, summarise
+from hmt.util.files import write_atomically
 
 # The order matters: the two halves share the processor, and recall is the first thing worth seeing.
 RECALL = ("hmt", "rmt")
@@ -135,7 +135,7 @@ class Demo:
         self.show("begin", job="continue", text="continuing in a new process")
         tokens = str(min(96, 3 * self.settings.text.segment))
         written = _hmt("generate", model, "--memory", memory, "--prompt", prompt, "--max-new-tokens", tokens)
-        from ..memory import Memory
+        from hmt.memory.memory import Memory
 
         info = Memory.load(memory).info()
         self.results["read"] = {
@@ -156,9 +156,9 @@ class Demo:
     def _collect(self, seconds: float) -> None:
         from transformers.utils import logging
 
-        from ..evaluation import HistoryResult, RecallResult, measure_memory, recall_map, write_report
-        from ..facts import run_facts
-        from ..systems import load_model
+        from hmt.evaluation import HistoryResult, RecallResult, measure_memory, recall_map, write_report
+        from hmt.systems import load_model
+        from hmt.util.environment import run_facts
 
         logging.disable_progress_bar()
         scored = {s: HistoryResult.from_dict(self.results[f"score-{s}"]) for s in TRAINED}
@@ -202,7 +202,7 @@ class Demo:
         """One stream of the key-value task in which every segment asks, for the recall map."""
         import torch
 
-        from .keys import recall_task
+        from hmt.demo.keys import recall_task
 
         generator = torch.Generator().manual_seed(self.settings.seed)
         segments = min(32, max(self.settings.recall.lengths))
@@ -236,7 +236,7 @@ def _start_worker(queue, threads: int) -> None:
 
 
 def _work(job: str, function: str, folder: str, argument: str, settings: Settings) -> dict:
-    from . import keys, language
+    from hmt.demo import keys, language
 
     last = 0.0
 

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from .corpus import Corpus
-from .summary import SYSTEMS
+from hmt.demo.corpus import Corpus
+from hmt.demo.summary import SYSTEMS
 
 _TITLES = {
     "backbone": "language model",
@@ -79,7 +79,7 @@ class Display:
         if kind == "ask":
             self.recall[system] = {int(n): p["accuracy"] for n, p in result["points"].items()}
         elif kind == "score":
-            from ..evaluation import HistoryResult
+            from hmt.evaluation import HistoryResult
 
             scored = HistoryResult.from_dict(result)
             self.perplexity[system] = {h: scored.perplexity(system, h) for h in scored.histories}

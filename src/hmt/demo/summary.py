@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..evaluation import HistoryResult, RecallResult
-from ..evaluation.units import byte_text
-from .settings import Settings
+from hmt.demo.settings import Settings
+from hmt.evaluation import HistoryResult, RecallResult
+from hmt.evaluation.units import byte_text
 
 # Names in tables and plots.
 SYSTEMS = {

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hmt.lazy import lazy_names
+from hmt.util.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hmt.evaluation.memory_use import MemoryUse as MemoryUse

@@ -25,7 +25,7 @@ from transformers import StoppingCriteriaList
 from hmt import backbone as bb
 from hmt.evaluation.readers.memory import Kept, MemoryReader
 from hmt.evaluation.readers.plain import StopWhen, new_ids
-from hmt.model import SegmentMemoryModel
+from hmt.model.base import SegmentMemoryModel
 from hmt.systems import load_model, load_tokenizer
 
 try:

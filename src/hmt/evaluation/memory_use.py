@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hmt.model import SegmentMemoryModel
+from hmt.model.base import SegmentMemoryModel
 
 TOKENS = tuple(2**power for power in range(10, 21, 2))
 

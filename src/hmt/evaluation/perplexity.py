@@ -17,9 +17,9 @@ from hmt.data import check_ids
 from hmt.evaluation.readers.plain import token_nats
 from hmt.evaluation.results import HistoryResult
 from hmt.evaluation.targets import choose_targets, gather_windows
-from hmt.model import SegmentMemoryModel
-from hmt.state import MemoryState
-from hmt.systems.window import WindowForCausalLM
+from hmt.memory.state import MemoryState
+from hmt.model.base import SegmentMemoryModel
+from hmt.systems.window.model import WindowForCausalLM
 
 Progress = Callable[[int, int], None]
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from hmt.files import write_atomically
+from hmt.util.files import write_atomically
 
 Record = dict[str, Any]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hmt.backbone import head
 from hmt.data import KeyValueDataset, KeyValueTask
-from hmt.model import SegmentMemoryModel
-from hmt.segments import make_grid
+from hmt.model.base import SegmentMemoryModel
+from hmt.model.segments import make_grid
 
 
 @dataclass(frozen=True)

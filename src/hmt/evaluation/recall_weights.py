@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hmt.model import SegmentMemoryModel
-from hmt.segments import make_grid
+from hmt.model.base import SegmentMemoryModel
+from hmt.model.segments import make_grid
 
 
 @torch.no_grad()

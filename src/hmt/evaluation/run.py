@@ -18,8 +18,8 @@ from hmt.evaluation.predictions import Predictions, only_one, plain, slug
 from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.summary import cells, estimate, paired
 from hmt.evaluation.tasks.base import Record, Setting, Task
-from hmt.facts import run_facts
-from hmt.files import write_atomically
+from hmt.util.environment import run_facts
+from hmt.util.files import write_atomically
 
 # progress(task, reader, items done, items in total)
 RunProgress = Callable[[str, str, int, int], None]

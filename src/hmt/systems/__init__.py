@@ -7,9 +7,9 @@ from pathlib import Path
 
 # model_type -> (module, config class, model class)
 SYSTEMS = {
-    "hmt": ("hmt.systems.hmt", "HMTConfig", "HMTForCausalLM"),
-    "rmt": ("hmt.systems.rmt", "RMTConfig", "RMTForCausalLM"),
-    "memory_window": ("hmt.systems.window", "WindowConfig", "WindowForCausalLM"),
+    "hmt": ("hmt.systems.hmt.model", "HMTConfig", "HMTForCausalLM"),
+    "rmt": ("hmt.systems.rmt.model", "RMTConfig", "RMTForCausalLM"),
+    "memory_window": ("hmt.systems.window.model", "WindowConfig", "WindowForCausalLM"),
 }
 
 _registered = False

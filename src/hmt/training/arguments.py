@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import TrainingArguments
 
-from .recipe import Recipe, Stage
+from hmt.training.recipe import Recipe, Stage
 
 
 def training_arguments(

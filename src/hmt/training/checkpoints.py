@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..files import write_atomically
-from ..wrapper import ADAPTER_FOLDER, MEMORY_WEIGHTS
+from hmt.model.checkpoint import ADAPTER_FOLDER, MEMORY_WEIGHTS
+from hmt.util.files import write_atomically
 
 RECORD = "run.json"
 LOG = "log.jsonl"

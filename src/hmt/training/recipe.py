@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .checks import at_least, build, check_types
+from hmt.training.checks import at_least, build, check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ class Recipe:
 
     def save(self, path) -> None:
         """Write as JSON."""
-        from ..files import write_atomically
+        from hmt.util.files import write_atomically
 
         write_atomically(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
 

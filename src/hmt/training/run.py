@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from ..model import SegmentMemoryModel
-from ..peak import peak_memory
-from . import checkpoints as ck
-from .recipe import Recipe, Stage
-from .samples import Data, describe, make_collator, prepare, stage_samples
-from .stops import TrainingStopped
-from .trainer import MemoryTrainer
-from .tuning import apply_tuning, trained_in_float32
-from .watch import LogFile, Progress
+from hmt.model.base import SegmentMemoryModel
+from hmt.training import checkpoints as ck
+from hmt.training.recipe import Recipe, Stage
+from hmt.training.samples import Data, describe, make_collator, prepare, stage_samples
+from hmt.training.stops import TrainingStopped
+from hmt.training.trainer import MemoryTrainer
+from hmt.training.tuning import apply_tuning, trained_in_float32
+from hmt.training.watch import LogFile, Progress
+from hmt.util.peak import peak_memory
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..data import RecitedSamples, SegmentCollator, cut_samples, tokenize_documents
-from .recipe import Recipe, Stage
+from hmt.data import RecitedSamples, SegmentCollator, cut_samples, tokenize_documents
+from hmt.training.recipe import Recipe, Stage
 
 # Documents with `text`, tokenized ones with `input_ids`, texts, ready samples, or a function from a stage to
 # samples.

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .recipe import Recipe
+from hmt.training.recipe import Recipe
 
 # system -> class, and what its config calls the sizes of the command line
 _SYSTEMS: dict[str, tuple[str, dict[str, str]]] = {
@@ -70,7 +70,7 @@ def load_text(source: Any, tokenizer, interleave: int = 0, dilate: int = 0, **op
             H).
         dilate: insert so many "$" after every so many tokens; 0 inserts none.
     """
-    from ..data import dilate_documents, interleave_documents, load_documents, tokenize_documents
+    from hmt.data import dilate_documents, interleave_documents, load_documents, tokenize_documents
 
     documents = load_documents(source, **options)
     tokenized = tokenize_documents(documents, tokenizer, append_eos=tokenizer.eos_token_id is not None)

@@ -19,13 +19,13 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer
 
-from ..limits import out_of_memory_advice, training_advice
-from .arguments import training_arguments
-from .checkpoints import last_checkpoint, load_weights
-from .counts import count_recall_targets, scored_tokens
-from .recipe import Recipe, Stage
-from .stops import StopSignals, TrainingDiverged
-from .watch import Watch
+from hmt.training.arguments import training_arguments
+from hmt.training.checkpoints import last_checkpoint, load_weights
+from hmt.training.counts import count_recall_targets, scored_tokens
+from hmt.training.recipe import Recipe, Stage
+from hmt.training.stops import StopSignals, TrainingDiverged
+from hmt.training.watch import Watch
+from hmt.util.oom import out_of_memory_advice, training_advice
 
 
 class MemoryTrainer(Trainer):

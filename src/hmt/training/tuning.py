@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .recipe import Recipe
+from hmt.training.recipe import Recipe
 
 
 def apply_tuning(model, recipe: Recipe) -> None:

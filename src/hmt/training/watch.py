@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from .checkpoints import LOG
+from hmt.training.checkpoints import LOG
 
 
 class Watch(TrainerCallback):

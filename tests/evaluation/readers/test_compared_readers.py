@@ -8,12 +8,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
 
 from hmt import HMTForCausalLM
+from hmt.backbone.flops import BackboneFlops, causal_pairs, segment_flops
 from hmt.evaluation import history_perplexity
 from hmt.evaluation.memory_use import kv_cache_bytes
 from hmt.evaluation.readers import BM25Reader, FullReader, MemoryReader, WindowReader, parse_bytes, rows_at
 from hmt.evaluation.readers.budget import affordable_bank, resized
 from hmt.evaluation.targets import gather_windows
-from hmt.flops import BackboneFlops, causal_pairs, segment_flops
 
 LENGTH, VOCABULARY = 8, 60
 VARIANTS = {

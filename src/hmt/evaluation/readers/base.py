@@ -37,7 +37,7 @@ class Reader(ABC):
 
     @abstractmethod
     def flops_per_token(self, segment_length: int) -> float:
-        """Floating-point operations to read and score one token of a long text, by `hmt.flops`.
+        """Floating-point operations to read and score one token of a long text, by `hmt.backbone.flops`.
 
         Where they grow with the text, the mean over a text of `limit` tokens.
         """

@@ -15,7 +15,7 @@ from hmt.evaluation.readers.memory import MemoryReader
 from hmt.evaluation.readers.retrieval import BM25Reader
 from hmt.evaluation.readers.window import WindowReader
 from hmt.evaluation.units import byte_text
-from hmt.model import SegmentMemoryModel
+from hmt.model.base import SegmentMemoryModel
 
 BASELINES = ("alone", "sensory", "window", "window-ids", "bm25", "full")
 _UNITS = {"": 1, "b": 1} | {

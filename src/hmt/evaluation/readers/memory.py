@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from hmt import backbone as bb
+from hmt.backbone.flops import BackboneFlops, segment_flops
 from hmt.evaluation.perplexity import prepare_segments, reach, target_outputs, unscored_head
 from hmt.evaluation.readers.base import Reader, Stop
 from hmt.evaluation.readers.plain import check_continuation, check_segments, check_start, greedy, token_nats
-from hmt.flops import BackboneFlops, segment_flops
-from hmt.memory import Memory
-from hmt.model import SegmentMemoryModel
+from hmt.memory.memory import Memory
+from hmt.model.base import SegmentMemoryModel
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from hmt import backbone as bb
+from hmt.backbone.flops import BackboneFlops, causal_pairs
 from hmt.evaluation.readers.base import Reader, Stop
-from hmt.flops import BackboneFlops, causal_pairs
 
 _LOGITS = 2**25  # logits made at a time (128 MiB in float32)
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from hmt.backbone.flops import causal_pairs
 from hmt.evaluation.memory_use import kv_cache_bytes
 from hmt.evaluation.readers.plain import PlainReader
-from hmt.flops import causal_pairs
 
 ID_BYTES = 4  # of a token id that is kept
 

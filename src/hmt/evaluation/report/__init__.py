@@ -9,7 +9,7 @@ from typing import Any
 from hmt.evaluation.report import history, tasks
 from hmt.evaluation.report.html import Pictures, escape, page
 from hmt.evaluation.report.merge import Run
-from hmt.files import write_atomically
+from hmt.util.files import write_atomically
 
 __all__ = ["Run", "write_report", "write_runs"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from hmt.evaluation.plot_style import to_bytes
-from hmt.files import write_atomically
+from hmt.util.files import write_atomically
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1d1d1f; --quiet: #62666d; --line: #d9dbdf; --page: #ffffff; }

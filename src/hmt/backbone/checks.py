@@ -1,68 +1,21 @@
-"""Everything the library needs from a Hugging Face causal LM, through its public contract only."""
+"""Whether a model can be a backbone, found out before anything is trained on it."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import logging
+
+from hmt.backbone.run import embedding_table, evaluating, head, last_hidden
 
 logger = logging.get_logger(__name__)
 
 # These rebuild token ids from `inputs_embeds`, or add per-token embeddings of their own: vectors that belong
 # to no token are refused or silently mistreated.
 _UNSUPPORTED = ("gemma3n", "gemma4")
-
-T = TypeVar("T")
-
-
-def load_backbone(source: str | PreTrainedModel, **kwargs) -> PreTrainedModel:
-    """A causal LM from a hub id, a folder or a model object; ValueError when it cannot be wrapped."""
-    if isinstance(source, PreTrainedModel):
-        if kwargs:
-            raise ValueError(
-                f"backbone_kwargs {sorted(kwargs)} only apply when the backbone is loaded by name"
-            )
-        backbone = source
-    elif isinstance(source, str) or hasattr(source, "__fspath__"):
-        backbone = load_with_attention(partial(AutoModelForCausalLM.from_pretrained, source), kwargs)
-    else:
-        raise ValueError(
-            f"a backbone is a hub id, a folder or a PreTrainedModel, not {type(source).__name__}"
-        )
-    check_backbone(backbone)
-    return backbone
-
-
-def load_with_attention(load: Callable[..., T], kwargs: dict) -> T:
-    """`load(**kwargs)`; with "sdpa" or "eager", and a warning, where its `attn_implementation` cannot run.
-
-    That is one which is not installed, or which the family does not have. A name that transformers does not
-    know, and any error that stays with another attention, is raised as it came.
-    """
-    asked = kwargs.get("attn_implementation")
-    try:
-        return load(**kwargs)
-    except (ImportError, OSError, ValueError) as error:
-        kernel = isinstance(asked, str) and "/" in asked  # fetched from the hub, and that can fail too
-        if not kernel and (isinstance(error, OSError) or asked not in list(AttentionInterface())):
-            raise
-        for other in ("eager",) if asked == "sdpa" else ("sdpa", "eager"):
-            try:
-                loaded = load(**kwargs | {"attn_implementation": other})
-            except (ImportError, OSError, ValueError):
-                continue
-            logger.warning_once(
-                f"attn_implementation={asked!r} cannot be used, {other!r} is instead: {error}"
-            )
-            return loaded
-        raise
 
 
 def check_backbone(backbone: PreTrainedModel) -> None:
@@ -87,63 +40,6 @@ def check_backbone(backbone: PreTrainedModel) -> None:
             "when its config is made part of another one): set it with "
             '`backbone.set_attn_implementation("sdpa")` (or "eager"), or load the backbone again'
         )
-
-
-def embedding_table(backbone: PreTrainedModel) -> nn.Embedding:
-    """The token embeddings. Their width d is that of memory vectors too (OPT-350m: not `hidden_size`)."""
-    return cast(nn.Embedding, backbone.get_input_embeddings())
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; afterwards every submodule is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def last_hidden(backbone: PreTrainedModel, embeddings: Tensor, **kwargs) -> tuple[Tensor, Any]:
-    """Outputs of the last layer after the final norm, without the head: [B, T, d]; and the cache.
-
-    kwargs: `past_key_values`, `attention_mask`, `position_ids`, `use_cache`, as the backbone has them.
-    """
-    kwargs.setdefault("use_cache", False)
-    if kwargs.get("position_ids") is not None and not takes_position_ids(backbone):
-        kwargs.pop("position_ids")  # these models count positions from the mask
-    output = backbone.base_model(inputs_embeds=embeddings, return_dict=True, **kwargs)
-    hidden = output.last_hidden_state
-    if hidden.shape[-1] != embeddings.shape[-1]:
-        raise ValueError(
-            f"the backbone's outputs are {hidden.shape[-1]} wide and its embeddings {embeddings.shape[-1]}: "
-            "an output could not be fed back as a memory vector"
-        )
-    return hidden, output.get("past_key_values")
-
-
-def new_cache(backbone: PreTrainedModel) -> DynamicCache:
-    """An empty KV cache of the kind the backbone's layers need."""
-    return DynamicCache(config=backbone.config.get_text_config())
-
-
-def takes_position_ids(backbone: PreTrainedModel) -> bool:
-    return "position_ids" in inspect.signature(backbone.base_model.forward).parameters
-
-
-def head(backbone: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits [..., V] of hidden vectors [..., d], with the scalings some families apply after their head."""
-    logits = backbone.get_output_embeddings()(hidden)
-    config = backbone.config.get_text_config()
-    if scale := getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * scale
-    if scale := getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / scale
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2 and 3
-        logits = torch.tanh(logits / cap) * cap
-    return logits
 
 
 @torch.no_grad()
@@ -253,15 +149,3 @@ def check_length(backbone: PreTrainedModel, segment_length: int, around: int) ->
             "it), and "
             f"{name} was made for {limit}: it may read the rest badly"
         )
-
-
-class Vectors(nn.Module):
-    """Learned input vectors [n, d]. A module, so that PEFT's `modules_to_save` can name it."""
-
-    def __init__(self, number: int, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(number, width))
-
-    def forward(self, batch_size: int) -> Tensor:
-        """[B, n, d]."""
-        return self.weight.unsqueeze(0).expand(batch_size, -1, -1)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import Cache
 
-from . import backbone as bb
-from .memory import Memory
-from .origin import LiveOrigin, check_same
-from .state import MemoryState
+from hmt import backbone as bb
+from hmt.memory.identity import LiveOrigin, check_same
+from hmt.memory.memory import Memory
+from hmt.memory.state import MemoryState
 
 
 class KeeperMixin:

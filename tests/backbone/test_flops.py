@@ -5,9 +5,7 @@ import torch
 from backbones import random_ids, tiny_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
-from hmt.bench.readers import MemoryReader, build_model, recall_queries, system_names
-from hmt.bench.settings import Settings
-from hmt.flops import (
+from hmt.backbone.flops import (
     BackboneFlops,
     causal_pairs,
     passes_per_segment,
@@ -15,6 +13,8 @@ from hmt.flops import (
     positions_per_segment,
     segment_flops,
 )
+from hmt.bench.readers import MemoryReader, build_model, recall_queries, system_names
+from hmt.bench.settings import Settings
 
 SYSTEMS = [name for name in system_names() if name != "full"]
 SETTINGS = Settings(segment_length=16, sensory_length=3, memory_size=5, lengths=(32,))

@@ -11,11 +11,11 @@ be told apart.
 import torch
 from torch import Tensor
 
-from ..backbone import Vectors
-from ..config import MemoryConfig, strict
-from ..frame import Frame, slide, tokens_seen
-from ..model import SegmentMemoryModel
-from ..state import MemoryState
+from hmt.backbone import Vectors
+from hmt.config import MemoryConfig, strict
+from hmt.memory.state import MemoryState
+from hmt.model.base import SegmentMemoryModel
+from hmt.model.layout import Frame, slide, tokens_seen
 
 
 @strict

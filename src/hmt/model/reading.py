@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import backbone as bb
-from . import inputs
-from .limits import out_of_memory_advice, reading_advice
-from .memory import Memory
-from .state import MemoryState
+from hmt import backbone as bb
+from hmt.memory.memory import Memory
+from hmt.memory.state import MemoryState
+from hmt.model import inputs
+from hmt.util.oom import out_of_memory_advice, reading_advice
 
 if TYPE_CHECKING:
-    from .model import SegmentMemoryModel
+    from hmt.model.base import SegmentMemoryModel
 
 Progress = Callable[[int], object]
 

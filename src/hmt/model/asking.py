@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import backbone as bb
-from .frame import Frame, gather_vectors
+from hmt import backbone as bb
+from hmt.model.layout import Frame, gather_vectors
 
 if TYPE_CHECKING:
-    from .model import SegmentMemoryModel
-    from .state import MemoryState
+    from hmt.memory.state import MemoryState
+    from hmt.model.base import SegmentMemoryModel
 
 
 def ask_inside(

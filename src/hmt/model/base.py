@@ -18,23 +18,23 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 from transformers import initialization as init
 
-from . import backbone as bb
-from . import inputs
-from .asking import ask_inside
-from .compiled import CompiledSteps, CompileMixin
-from .config import MemoryConfig
-from .decode import append, can_append
-from .frame import Frame, assemble, read_out
-from .generation import MemoryGenerationMixin
-from .keeper import KeeperMixin
-from .memory import Memory
-from .outputs import MemoryOutput, StepOutput
-from .reading import ReadingMixin
-from .recall_loss import in_batch, own_bank
-from .segments import Grid, make_grid, shift_labels
-from .state import MemoryState
-from .token_loss import token_loss
-from .wrapper import BackboneWrapper
+from hmt import backbone as bb
+from hmt.config import MemoryConfig
+from hmt.memory.memory import Memory
+from hmt.memory.state import MemoryState
+from hmt.model import inputs
+from hmt.model.asking import ask_inside
+from hmt.model.checkpoint import BackboneWrapper
+from hmt.model.compiling import CompiledSteps, CompileMixin
+from hmt.model.decoding import append, can_append
+from hmt.model.generation import MemoryGenerationMixin
+from hmt.model.keeper import KeeperMixin
+from hmt.model.layout import Frame, assemble, read_out
+from hmt.model.losses import token_loss
+from hmt.model.outputs import MemoryOutput, StepOutput
+from hmt.model.reading import ReadingMixin
+from hmt.model.recall_loss import in_batch, own_bank
+from hmt.model.segments import Grid, make_grid, shift_labels
 
 
 class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, CompileMixin, MemoryGenerationMixin):

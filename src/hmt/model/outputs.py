@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from .state import MemoryState
+from hmt.memory.state import MemoryState
 
 
 @dataclass

@@ -11,13 +11,13 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, StaticCache
 
-from .files import checksum, read_safetensors, write_atomically
-from .frame import Frame
-from .origin import LiveOrigin, Origin
-from .state import MemoryState
+from hmt.memory.identity import LiveOrigin, Origin
+from hmt.memory.state import MemoryState
+from hmt.model.layout import Frame
+from hmt.util.files import checksum, read_safetensors, write_atomically
 
 if TYPE_CHECKING:
-    from .model import SegmentMemoryModel
+    from hmt.model.base import SegmentMemoryModel
 
 FORMAT = "hmt-memory"
 FORMAT_VERSION = "1"

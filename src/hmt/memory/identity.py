@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .fingerprint import fingerprint
+from hmt.memory.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from .model import SegmentMemoryModel
+    from hmt.model.base import SegmentMemoryModel
 
 
 _STEPS = "_hmt_optimizer_steps"

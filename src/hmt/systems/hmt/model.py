@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from ..backbone import Vectors
-from ..config import MemoryConfig, strict
-from ..frame import Frame, assemble, read_out, slide, tokens_seen
-from ..model import SegmentMemoryModel
-from ..state import MemoryState
+from hmt.backbone import Vectors
+from hmt.config import MemoryConfig, strict
+from hmt.memory.state import MemoryState
+from hmt.model.base import SegmentMemoryModel
+from hmt.model.layout import Frame, assemble, read_out, slide, tokens_seen
 
 
 @strict

@@ -14,7 +14,7 @@ MISSING = ("flash_attention_3", "kernels-community/none-such")
 @pytest.fixture
 def said(monkeypatch):
     said = []
-    monkeypatch.setattr("hmt.backbone.logger.warning_once", said.append)
+    monkeypatch.setattr("hmt.backbone.load.logger.warning_once", said.append)
     return said
 
 

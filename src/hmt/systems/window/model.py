@@ -9,11 +9,11 @@ window it is a backbone with a sliding window, read in steps of L tokens. No new
 import torch
 from torch import Tensor
 
-from ..backbone import embedding_table
-from ..config import MemoryConfig, strict
-from ..frame import Frame, slide, tokens_seen
-from ..model import SegmentMemoryModel
-from ..state import MemoryState
+from hmt.backbone import embedding_table
+from hmt.config import MemoryConfig, strict
+from hmt.memory.state import MemoryState
+from hmt.model.base import SegmentMemoryModel
+from hmt.model.layout import Frame, slide, tokens_seen
 
 
 @strict

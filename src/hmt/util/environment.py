@@ -41,7 +41,7 @@ def run_facts(seed: int, **more: Any) -> dict[str, Any]:
 
 def commit() -> str | None:
     """The commit of the source tree this runs from, with "-dirty" if files differ; None if installed."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     call = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

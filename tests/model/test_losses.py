@@ -8,9 +8,9 @@ import torch
 from backbones import FAMILIES, VOCAB, tiny_backbone
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-import hmt.token_loss as module
+import hmt.model.losses as module
 from hmt.backbone import head
-from hmt.token_loss import default_chunk, token_loss
+from hmt.model.losses import default_chunk, token_loss
 
 B, W = 2, 11
 COUNT = torch.tensor(17)

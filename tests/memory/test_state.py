@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmt.state import MemoryState
+from hmt.memory.state import MemoryState
 
 B, N, D = 3, 4, 2
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin
 
-from .inputs import check_ids
-from .limits import generating_advice, out_of_memory_advice
-from .memory import Memory
+from hmt.memory.memory import Memory
+from hmt.model.inputs import check_ids
+from hmt.util.oom import generating_advice, out_of_memory_advice
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from .backbone import head
+from hmt.backbone import head
 
 CHUNK_BYTES = 2**26  # of float32 logits: enough rows for fast products, small beside a backbone
 SMALLEST_CHUNK = 128

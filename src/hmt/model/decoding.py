@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from transformers import StaticCache
 
-from . import backbone as bb
-from .asking import check_cache, push_right
-from .frame import assemble, gather_vectors
-from .memory import Memory, OpenKV
+from hmt import backbone as bb
+from hmt.memory.memory import Memory, OpenKV
+from hmt.model.asking import check_cache, push_right
+from hmt.model.layout import assemble, gather_vectors
 
 if TYPE_CHECKING:
-    from .model import SegmentMemoryModel
+    from hmt.model.base import SegmentMemoryModel
 
 
 def can_append(model: SegmentMemoryModel, memory: Memory, ids: Tensor, mask: Tensor | None) -> bool:

@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import StaticCache
 from transformers.utils import logging
 
-from . import backbone as bb
-from .state import MemoryState
+from hmt import backbone as bb
+from hmt.memory.state import MemoryState
 
 if TYPE_CHECKING:
-    from .memory import OpenKV
-    from .model import SegmentMemoryModel
+    from hmt.memory.memory import OpenKV
+    from hmt.model.base import SegmentMemoryModel
 
 logger = logging.get_logger(__name__)
 

@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hmt.backbone import embedding_table
-from hmt.model import SegmentMemoryModel
+from hmt.model.base import SegmentMemoryModel
 
 # bfloat16 and float16 dense, in TFLOP/s, by what the device's name contains (vendor's data sheets, SXM)
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from accelerate.utils.memory import find_executable_batch_size, should_reduce_batch_size
 
-from hmt.limits import generating_advice, out_of_memory_advice, reading_advice, training_advice
+from hmt.util.oom import generating_advice, out_of_memory_advice, reading_advice, training_advice
 
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB"
 

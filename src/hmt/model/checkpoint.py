@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from . import backbone as bb
-from .config import MemoryConfig
-from .files import write_atomically
+from hmt import backbone as bb
+from hmt.config import MemoryConfig
+from hmt.util.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,59 @@
+"""A causal LM from a name, a folder or an object, with an attention that runs here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from hmt.backbone.checks import check_backbone
+
+logger = logging.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+def load_backbone(source: str | PreTrainedModel, **kwargs) -> PreTrainedModel:
+    """A causal LM from a hub id, a folder or a model object; ValueError when it cannot be wrapped."""
+    if isinstance(source, PreTrainedModel):
+        if kwargs:
+            raise ValueError(
+                f"backbone_kwargs {sorted(kwargs)} only apply when the backbone is loaded by name"
+            )
+        backbone = source
+    elif isinstance(source, str) or hasattr(source, "__fspath__"):
+        backbone = load_with_attention(partial(AutoModelForCausalLM.from_pretrained, source), kwargs)
+    else:
+        raise ValueError(
+            f"a backbone is a hub id, a folder or a PreTrainedModel, not {type(source).__name__}"
+        )
+    check_backbone(backbone)
+    return backbone
+
+
+def load_with_attention(load: Callable[..., T], kwargs: dict) -> T:
+    """`load(**kwargs)`; with "sdpa" or "eager", and a warning, where its `attn_implementation` cannot run.
+
+    That is one which is not installed, or which the family does not have. A name that transformers does not
+    know, and any error that stays with another attention, is raised as it came.
+    """
+    asked = kwargs.get("attn_implementation")
+    try:
+        return load(**kwargs)
+    except (ImportError, OSError, ValueError) as error:
+        kernel = isinstance(asked, str) and "/" in asked  # fetched from the hub, and that can fail too
+        if not kernel and (isinstance(error, OSError) or asked not in list(AttentionInterface())):
+            raise
+        for other in ("eager",) if asked == "sdpa" else ("sdpa", "eager"):
+            try:
+                loaded = load(**kwargs | {"attn_implementation": other})
+            except (ImportError, OSError, ValueError):
+                continue
+            logger.warning_once(
+                f"attn_implementation={asked!r} cannot be used, {other!r} is instead: {error}"
+            )
+            return loaded
+        raise
