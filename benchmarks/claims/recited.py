@@ -59,7 +59,7 @@ def main() -> None:
                 first.append(plain[stood].mean().item())
                 if recall is None:
                     continue
-                slots = model.slot_segments(torch.tensor([now]))[0].tolist()
+                slots = model.retrieval.held(torch.tensor([now]))[0].tolist()
                 weight.append(recall[now, slots.index(source)].item())
         means = [round(sum(v) / len(v), 4) if v else None for v in (again, first, weight)]
         results[name] = dict(zip(("repeated", "first", "weight"), means, strict=True), segments=len(again))

@@ -13,7 +13,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 import hmt
-from hmt.evaluation.readers.budget import parse_bytes, resized, rows_at
+from hmt.evaluation.readers.budget import parse_bytes, rows_at
 from hmt.evaluation.readers.memory import MemoryReader
 from hmt.evaluation.run import evaluate
 from hmt.evaluation.tasks import make_task
@@ -49,7 +49,7 @@ def main() -> None:
             readers += rows_at(model, budgets, tokenizer, (), name=name)
         else:
             readers.append(MemoryReader(model, name))
-        readers += [MemoryReader(resized(model, size), f"{name} N={size}") for size in a.banks]
+        readers += [MemoryReader(model.resized(memory_size=size), f"{name} N={size}") for size in a.banks]
     if a.baselines:
         base = hmt.load_model(a.folder / "models" / a.baseline_model).eval()
         readers += rows_at(base, budgets, tokenizer, a.baselines, limit=a.context)[1:]

@@ -8,9 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hmt.backbone.flops import (
     BackboneFlops,
     causal_pairs,
-    passes_per_segment,
     peak_flops,
-    positions_per_segment,
     segment_flops,
 )
 from hmt.bench.readers import MemoryReader, build_model, recall_queries, system_names
@@ -69,10 +67,11 @@ def test_positions_are_those_that_pass_through_the_backbone(name):
         return sum(rows)
 
     # the first segment has no raw tokens before it, and may be read with fewer positions
-    assert positions(6) - positions(2) == 4 * positions_per_segment(model)
-    assert positions(2) <= 2 * positions_per_segment(model)
-    assert sum(passes_per_segment(model)) == positions_per_segment(model)
-    assert segment_flops(model) > 2 * BackboneFlops.of(backbone).matrices * positions_per_segment(model)
+    assert positions(6) - positions(2) == 4 * sum(model.passes())
+    assert positions(2) <= 2 * sum(model.passes())
+    assert segment_flops(backbone, model.passes()) > 2 * BackboneFlops.of(backbone).matrices * sum(
+        model.passes()
+    )
 
 
 def test_every_recall_query_is_a_system():

@@ -24,7 +24,7 @@ def check_memory(model, memory, row, ids, expected):
     if closed and "memory" in state.tensors:
         close(state["memory"][row], expected.memory[-1])
     if "bank" in state.tensors:
-        held = model.slot_segments(memory.segments_read)[row].tolist()
+        held = model.retrieval.held(memory.segments_read)[row].tolist()
         assert sorted(s for s in held if s >= 0) == list(range(max(0, closed - len(held)), closed))
         for slot, segment in enumerate(held):
             if segment >= 0:
@@ -36,7 +36,7 @@ def check_memory(model, memory, row, ids, expected):
 def check_recall(model, weights, expected):
     """Weights [S, N] by slot equal the reference's weights by age, and sum to 1 where there is something."""
     for now, want in enumerate(expected.recall):
-        held = model.slot_segments(torch.tensor([now]))[0]
+        held = model.retrieval.held(torch.tensor([now]))[0]
         ages = held.argsort()[len(held) - len(want) :]
         close(weights[now, ages], want)
         close(weights[now].sum(), torch.tensor(float(len(want) > 0)))

@@ -217,8 +217,8 @@ RECALLS = pytest.mark.parametrize("system", ["hmt-segment", "hmt-previous", "hmt
 def test_slots_after_the_ring_buffer_wrapped_around():
     model = shared("hmt-segment")
     want = [[-1, -1, -1], [0, -1, -1], [0, 1, -1], [0, 1, 2], [3, 1, 2], [3, 4, 2], [3, 4, 5], [6, 4, 5]]
-    assert model.slot_segments(torch.arange(8)).tolist() == want
-    assert model.slot_segments(torch.tensor([300])).tolist() == [[297, 298, 299]]
+    assert model.retrieval.held(torch.arange(8)).tolist() == want
+    assert model.retrieval.held(torch.tensor([300])).tolist() == [[297, 298, 299]]
 
 
 @RECALLS

@@ -116,7 +116,7 @@ def test_recall_map_is_what_forward_reports(make_model):
     recall = model(ids, output_recall=True).recall[0]
     assert weights.shape == (7, 7)
     for row in range(7):
-        slots = model.slot_segments(torch.tensor([row]))[0]
+        slots = model.retrieval.held(torch.tensor([row]))[0]
         for slot, segment in enumerate(slots.tolist()):
             if segment >= 0:
                 assert weights[row, segment] == pytest.approx(recall[row, slot].item(), abs=1e-6)

@@ -15,13 +15,13 @@ window count as full attention, experts of a mixture as all in use.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from hmt.backbone import embedding_table
-from hmt.model.base import SegmentMemoryModel
 
 # bfloat16 and float16 dense, in TFLOP/s, by what the device's name contains (vendor's data sheets, SXM)
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
@@ -89,28 +89,13 @@ def causal_pairs(queries: int, before: int = 0) -> int:
     return queries * before + queries * (queries + 1) // 2
 
 
-def passes_per_segment(model: SegmentMemoryModel) -> list[int]:
-    """Lengths of the rows that the backbone is run on for one segment: the segment, and HMT's summary.
+def segment_flops(backbone: PreTrainedModel, passes: Sequence[int]) -> int:
+    """Operations of the backbone for one segment of one stream, forward, without the head.
 
-    The summary of j tokens stands between two summary prompts. Raw tokens before the first segment are
-    padding there, and are computed too.
+    passes: positions of each pass, as `model.passes()` of a system with memory says.
     """
-    config = model.config
-    rows = [config.segment_length + model.positions_around()]
-    if getattr(config, "recall", False) and config.recall_query in ("segment", "previous"):
-        rows.append(config.summary_length + 2)
-    return rows
-
-
-def positions_per_segment(model: SegmentMemoryModel) -> int:
-    """Positions that pass through the backbone for every segment of L new tokens."""
-    return sum(passes_per_segment(model))
-
-
-def segment_flops(model: SegmentMemoryModel) -> int:
-    """Operations of the backbone for one segment of one stream, forward, without the head."""
-    count = BackboneFlops.of(model.backbone)
-    return sum(count.forward(row, causal_pairs(row)) for row in passes_per_segment(model))
+    count = BackboneFlops.of(backbone)
+    return sum(count.forward(row, causal_pairs(row)) for row in passes)
 
 
 def peak_flops(device_name: str, dtype: str, given: float | None = None) -> float | None:

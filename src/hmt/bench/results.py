@@ -13,7 +13,6 @@ import torch
 
 from hmt.backbone.flops import (
     BackboneFlops,
-    passes_per_segment,
     peak_flops,
     segment_flops,
 )
@@ -75,11 +74,11 @@ def system_facts(bench: Workbench, name: str) -> Row:
             "compiled": settings.compile,
         }
     model = bench.models[name]
-    passes = passes_per_segment(model)
+    passes = model.passes()
     return {
         "positions_per_segment": sum(passes),
         "passes_per_segment": passes,
-        "flops_per_segment": segment_flops(model),
+        "flops_per_segment": segment_flops(model.backbone, model.passes()),
         "memory_bytes": model.new_memory(settings.batch).nbytes,
         "compiled": settings.compile and hasattr(model, "compile_steps"),
     }
@@ -120,9 +119,7 @@ def against_bound(bench: Workbench, part: str, case: Case, rate: float, tokens: 
     if alone is None or system == "full":
         return {"bound_tokens_per_second": None, "of_bound": None}
     length = bench.settings.segment_length
-    share = (
-        length / sum(passes_per_segment(bench.models[system])) * (3 / 4 if case.facts.get("replay") else 1)
-    )
+    share = length / sum(bench.models[system].passes()) * (3 / 4 if case.facts.get("replay") else 1)
     best = alone["tokens_per_second"] * share
     found: Row = {"bound_tokens_per_second": best, "of_bound": rate / best}
     if not bench.on_gpu:
@@ -175,7 +172,7 @@ def reading_rows(bench: Workbench) -> list[Row]:
 def reading_flops(bench: Workbench, system: str, length: int) -> int:
     if system == "full":
         return BackboneFlops.of(bench.backbone).full_attention(length)
-    return length // bench.settings.segment_length * segment_flops(bench.models[system])
+    return length // bench.settings.segment_length * _segment_flops(bench, system)
 
 
 def decode_rows(bench: Workbench) -> list[Row]:
@@ -209,7 +206,7 @@ def training_rows(bench: Workbench) -> list[Row]:
         tokens = settings.batch * segments * settings.segment_length
         rate = tokens / median(seconds)
         # what the model needs: a recomputed forward pass is no use of the device
-        flops = 3 * settings.batch * segments * (segment_flops(bench.models[system]) + head)
+        flops = 3 * settings.batch * segments * (_segment_flops(bench, system) + head)
         rows.append(
             {
                 "system": system,
@@ -237,7 +234,8 @@ def crossover(bench: Workbench, reading: list[Row]) -> Row:
     found: Row = {
         "half_attention": count.half_attention(),
         "flops": {
-            name: count.overtaken(segment_flops(model), length) for name, model in bench.models.items()
+            name: count.overtaken(segment_flops(model.backbone, model.passes()), length)
+            for name, model in bench.models.items()
         },
     }
     if "reading" in bench.cases and bench.full is not None:
@@ -263,3 +261,8 @@ def crossing(ratios: dict[int, float]) -> Row | None:
         if y1 >= 0:
             return {"tokens": round(math.exp(x0 - y0 * (x1 - x0) / (y1 - y0))), "at_most": False}
     return None
+
+
+def _segment_flops(bench: Workbench, system: str) -> int:
+    model = bench.models[system]
+    return segment_flops(model.backbone, model.passes())

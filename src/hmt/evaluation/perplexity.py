@@ -190,9 +190,7 @@ def _check_segment_length(models: Mapping[str, SegmentMemoryModel], wanted: int 
 
 def unscored_head(model: SegmentMemoryModel) -> int:
     """Leading tokens of a segment that its own prompt may have seen, so that they cannot be scored."""
-    config = model.config
-    leaks = getattr(config, "recall", False) and getattr(config, "recall_query", None) == "segment"
-    return config.summary_length if leaks else 1
+    return max(1, model.lookahead)
 
 
 def _check_skip(models: Mapping[str, SegmentMemoryModel], length: int, skip: int | None) -> int:

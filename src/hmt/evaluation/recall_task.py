@@ -107,7 +107,7 @@ def _ask(model: SegmentMemoryModel, batch: dict[str, Tensor]) -> Tensor:
         before, last = before + 1, output
     guess = head(model.backbone, last.hidden[:, -1]).argmax(-1)
     right = (guess == batch["answers"]).float()
-    slots = None if last.recall is None else model.slot_segments(before - 1)
+    slots = None if last.recall is None or model.retrieval is None else model.retrieval.held(before - 1)
     if last.recall is None or slots is None:
         missing = torch.full_like(right, torch.nan)
         return torch.stack([right, missing, missing], dim=1)

@@ -16,7 +16,7 @@ def recall_map(model: SegmentMemoryModel, input_ids, max_segments: int = 512) ->
 
     NaN where segment r was not in the memory bank (not read yet, or pushed out). `input_ids` is int64 [T] or
     a list; at most `max_segments` segments are read. The numbers are those of `model(...,
-    output_recall=True)`, laid out by `model.slot_segments`, without keeping the outputs of the whole text.
+    output_recall=True)`, laid out by `model.retrieval.held`, without keeping the outputs of the whole text.
     ValueError when the model does not recall, or there are not two segments.
     """
     length = model.config.segment_length
@@ -27,14 +27,14 @@ def recall_map(model: SegmentMemoryModel, input_ids, max_segments: int = 512) ->
         raise ValueError(
             f"a recall map needs more than one segment of {length} tokens, got {len(ids)} tokens"
         )
-    memory = model.new_memory(1)
+    memory, retrieval = model.new_memory(1), model.retrieval
     weights = np.full((number, number), np.nan, dtype=np.float32)
     grid = make_grid(ids[None], None, memory.open_ids, memory.open_lengths, length)
     before = memory.state.segments
     for index, output in model.run(grid, memory.state, chunk=8):
-        slots = model.slot_segments(before)
-        if output.recall is None or slots is None:
+        if output.recall is None or retrieval is None:
             raise ValueError(f"a {model.config.model_type} model as configured here recalls nothing")
+        slots = retrieval.held(before)
         held = slots[0] >= 0
         weights[index, slots[0][held].cpu().numpy()] = output.recall[0][held].float().exp().cpu().numpy()
         before = output.state.segments

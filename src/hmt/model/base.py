@@ -7,6 +7,7 @@ sums the loss over tokens, truncates gradients, replays, and keeps the open segm
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 from transformers import initialization as init
+from typing_extensions import Self
 
 from hmt import backbone as bb
 from hmt.config import MemoryConfig
@@ -34,6 +36,7 @@ from hmt.model.losses import token_loss
 from hmt.model.outputs import MemoryOutput, StepOutput
 from hmt.model.reading import ReadingMixin
 from hmt.model.recall_loss import in_batch, own_bank
+from hmt.model.retrieval import Retrieval
 from hmt.model.segments import Grid, make_grid, shift_labels
 
 
@@ -57,6 +60,8 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, CompileMixi
     absorb_reads_prepared = False
     # Whether frames hold a question that is answered in the middle of a segment.
     asks_inside = False
+    # Fields of the config that say how much is kept and decide the shape of no weight, see `resized`.
+    sizes: tuple[str, ...] = ()
 
     def __init__(self, config: MemoryConfig, backbone: PreTrainedModel | None = None):
         if config.memory_scale == "embedding":
@@ -75,6 +80,58 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, CompileMixi
         self.compiled: CompiledSteps | None = None  # see `compile_steps`
         self.add_modules(bb.embedding_table(backbone).embedding_dim)
         self.post_init()
+
+    # -- what a system declares -----------------------------------------------------------------------------
+
+    @property
+    def lookahead(self) -> int:
+        """Own tokens that the context of a segment may contain before they are scored; 0: strictly causal.
+
+        Fair scores count only tokens from this position of a segment on, or feed those before it one by one.
+        """
+        return 0
+
+    @property
+    def horizon(self) -> int | None:
+        """Segments of history that can matter to a prediction; None where there is no such bound."""
+        return None
+
+    @property
+    def retrieval(self) -> Retrieval | None:
+        """What the slots of the system hold and how a query scores them; None where nothing is retrieved."""
+        return None
+
+    def passes(self) -> list[int]:
+        """Positions of the passes through the backbone that one segment takes."""
+        return [self.config.segment_length + self.positions_around()]
+
+    def at_budget(self, nbytes: int) -> Self:
+        """The same system, all weights shared, as large as fits into so many bytes per stream.
+
+        A system whose state has one size returns itself. ValueError where not even the smallest fits.
+        """
+        return self
+
+    def resized(self, **fields) -> Self:
+        """The same model with other values of fields that no weight depends on (`memory_size`): weights are
+        shared, the config is its own, and memories belong to the one that made them.
+
+        ValueError for a field that the system does not have or that decides the shape of weights.
+        """
+        for name in fields:
+            if name not in self.sizes:
+                known = ", ".join(self.sizes) or "none"
+                raise ValueError(
+                    f"{name} of a {self.config.model_type} cannot be changed; fields that can: {known}"
+                )
+        config = copy.copy(self.config)
+        for name, value in fields.items():
+            setattr(config, name, value)
+        config.check()
+        twin = copy.copy(self)
+        twin.config = config
+        twin.compiled = None  # compiled functions run the model they were made from
+        return twin
 
     # -- what a system defines ------------------------------------------------------------------------------
 
@@ -121,14 +178,6 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, CompileMixi
     def settled(self, open_lengths: Tensor) -> Tensor:
         """bool [B]: True where one more token cannot change the frame of the open segment: its KV is kept."""
         return torch.ones_like(open_lengths, dtype=torch.bool)
-
-    def slot_segments(self, segments: Tensor) -> Tensor | None:
-        """The segment in each recall slot after `segments` (int64 [B]) were read: int64 [B, N], -1: none."""
-        return None
-
-    def recall_scores(self, queries: Tensor, state: MemoryState) -> Tensor:
-        """Scores [B, S, B, N] of queries [B, S, d] of every stream against the bank of every stream."""
-        raise NotImplementedError  # pragma: no cover - only systems that recall are asked
 
     # -- one segment --------------------------------------------------------------------------------------
 
@@ -199,7 +248,7 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, CompileMixi
 
     def pass_lengths(self) -> set[int]:
         """Positions of the passes that a long text takes again and again: of whole segments."""
-        return {self.config.segment_length + self.positions_around()}
+        return set(self.passes())
 
     def prepare_one(self, segment: Tensor, lengths: Tensor | None) -> Tensor | None:
         prepared = self.prepare(segment[:, None], None if lengths is None else lengths[:, None])
@@ -426,11 +475,11 @@ class SegmentMemoryModel(BackboneWrapper, KeeperMixin, ReadingMixin, CompileMixi
     ) -> Tensor:
         """queries: for a loss over the banks of the whole batch; None for one over each stream's own."""
         now = before.segments[:, None] + torch.arange(recall.shape[1], device=recall.device)
-        held = self.slot_segments(now.flatten() if queries is None else after.segments)
-        assert held is not None  # a system that recalls knows what its slots hold
+        assert self.retrieval is not None  # a system that recalls knows what its slots hold
+        held = self.retrieval.held(now.flatten() if queries is None else after.segments)
         if queries is None:
             return own_bank(recall, targets, held.view(*now.shape, -1), grid.lengths, grid.segment_length)
-        scores = self.recall_scores(torch.stack(queries, dim=1), after)
+        scores = self.retrieval.scores(torch.stack(queries, dim=1), after)
         return in_batch(scores, targets, held, now, grid.lengths, grid.segment_length)
 
     @staticmethod

@@ -31,7 +31,7 @@ class MemoryOutput(CausalLMOutputWithPast):
     """A causal LM output whose `past_key_values` is a `Memory`.
 
     recall: recall weights [B, S, N] of the call's S segments, where `output_recall=True` and the system
-        recalls; slot i of row b held segment `model.slot_segments(...)`. Rows sum to 1, or to 0 where the
+        recalls; slot i of row b held segment `model.retrieval.held(...)`. Rows sum to 1, or to 0 where the
         bank was empty.
     recall_loss: mean cross-entropy of the recall weights against `recall_targets`, where those were given.
     """

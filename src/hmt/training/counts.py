@@ -14,7 +14,7 @@ def scored_tokens(labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def count_recall_targets(model, targets: torch.Tensor) -> torch.Tensor:
     """How many of the targets [B, S] are in the bank when their segment is read: those in the recall loss."""
     now = torch.arange(targets.shape[1], device=targets.device)
-    slots = model.slot_segments(now)
-    if slots is None:
+    if model.retrieval is None:
         return torch.zeros((), device=targets.device)
+    slots = model.retrieval.held(now)
     return ((slots[None] == targets.unsqueeze(-1)).any(-1) & (targets >= 0)).sum().float()

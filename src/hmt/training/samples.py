@@ -97,7 +97,7 @@ def describe(samples) -> dict[str, Any]:
 def make_collator(model, tokenizer, stage: Stage, recipe: Recipe) -> SegmentCollator:
     """The collator of a stage, with recall targets only where the stage and the system recall."""
     pad = getattr(tokenizer, "pad_token_id", None)
-    recalls = stage.recall and model.slot_segments(torch.zeros(1, dtype=torch.long)) is not None
+    recalls = stage.recall and model.retrieval is not None
     return SegmentCollator(
         pad_token_id=0 if pad is None else pad,
         segment_length=model.config.segment_length,

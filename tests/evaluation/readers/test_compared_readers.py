@@ -12,7 +12,6 @@ from hmt.backbone.flops import BackboneFlops, causal_pairs, segment_flops
 from hmt.evaluation import history_perplexity
 from hmt.evaluation.memory_use import kv_cache_bytes
 from hmt.evaluation.readers import BM25Reader, FullReader, MemoryReader, WindowReader, parse_bytes, rows_at
-from hmt.evaluation.readers.budget import affordable_bank, resized
 from hmt.evaluation.targets import gather_windows
 
 LENGTH, VOCABULARY = 8, 60
@@ -184,7 +183,7 @@ def test_what_a_memory_reader_says_of_itself(make_model):
     own = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("backbone."))
     assert reader.extra_parameters == own > 0
     head = 2 * VOCABULARY * 32
-    assert reader.flops_per_token(LENGTH) == segment_flops(model) / LENGTH + head
+    assert reader.flops_per_token(LENGTH) == segment_flops(model.backbone, model.passes()) / LENGTH + head
     with pytest.raises(ValueError, match="segments of 8 tokens"):
         reader.flops_per_token(16)
     with pytest.raises(ValueError, match="segments of 8 tokens"):
@@ -474,7 +473,7 @@ def test_rows_carry_what_the_budget_allows(make_model, tokenizer):
 def test_a_bank_of_another_size_is_the_model_built_with_it(make_model):
     model = make_model("hmt", memory_size=2)
     model.compiled = "of the first bank"
-    twin = resized(model, 7)
+    twin = model.resized(memory_size=7)
     assert twin.compiled is None and (model.config.memory_size, twin.config.memory_size) == (2, 7)
     built = HMTForCausalLM.from_backbone(
         model.backbone, segment_length=LENGTH, sensory_length=2, memory_size=7
@@ -509,8 +508,8 @@ def test_rows_that_cannot_be(make_model):
         rows_at(model, [2048], None, ["lstm"])
     with pytest.raises(ValueError, match="tokenizer"):
         rows_at(model, [2048], None, ["bm25"])
-    least = resized(model, 1).new_memory(1).nbytes
-    assert affordable_bank(model, least) == 1
+    least = model.resized(memory_size=1).new_memory(1).nbytes
+    assert model.at_budget(least).config.memory_size == 1
     with pytest.raises(ValueError, match=f"{least}"):
         rows_at(model, [least - 1], None, [])
 

@@ -158,7 +158,7 @@ def test_recall_distance(make_model, tokenizer, setting, books):
     for record in records[:4]:
         want = []
         for now in range(4, 12):
-            held = model.slot_segments(torch.tensor([now]))[0].tolist()
+            held = model.retrieval.held(torch.tensor([now]))[0].tolist()
             slot = held.index(now - record["facts"]["distance"])
             want.append(out.recall[0, now, slot].item())
         assert record["weight"] == pytest.approx(want, abs=1e-4)

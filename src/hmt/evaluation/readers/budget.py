@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -23,8 +22,6 @@ _UNITS = {"": 1, "b": 1} | {
     for power, letter in enumerate("kmg", start=1)
     for unit, base in ((f"{letter}ib", 1024), (f"{letter}b", 1000))
 }
-
-M = TypeVar("M", bound=SegmentMemoryModel)
 
 
 def parse_bytes(text: str | int) -> int:
@@ -82,11 +79,11 @@ def rows_at(
     texts = _texts(budgets)
 
     rows: list[Reader] = []
-    if hasattr(model.config, "memory_size"):
-        for budget, text in zip(budgets, texts, strict=True):
-            rows.append(MemoryReader(resized(model, affordable_bank(model, budget)), f"{name} {text}"))
-    else:
+    sized = [model.at_budget(budget) for budget in budgets]
+    if all(twin is model for twin in sized):
         rows.append(MemoryReader(model, name))
+    else:
+        rows += [MemoryReader(twin, f"{name} {text}") for twin, text in zip(sized, texts, strict=True)]
     if "alone" in baselines:
         rows.append(WindowReader(plain, tokens=0, name="alone", ids=True, positions=limit))
     if "sensory" in baselines and sensory:
@@ -104,33 +101,6 @@ def rows_at(
     if "full" in baselines:
         rows.append(FullReader(plain, limit))
     return rows
-
-
-def affordable_bank(model: SegmentMemoryModel, budget: int) -> int:
-    """The largest `memory_size` with which a stream carries at most `budget` bytes.
-
-    ValueError where not even 1 fits.
-    """
-    least, more = (resized(model, size).new_memory(1).nbytes for size in (1, 2))
-    if budget < least:
-        raise ValueError(
-            f"{model.config.model_type} cannot work in {budget:,} bytes: with a single memory embedding it "
-            f"carries {least:,}"
-        )
-    return 1 + (budget - least) // (more - least)
-
-
-def resized(model: M, memory_size: int) -> M:
-    """The same model with a bank of another size: all weights are shared, the config is its own.
-
-    What is done to a weight is done to both; memories belong to the one that made them.
-    """
-    config = copy.copy(model.config)
-    config.memory_size = memory_size
-    twin = copy.copy(model)
-    twin.config = config
-    twin.compiled = None  # compiled functions run the model they were made from, with its bank
-    return twin
 
 
 def _texts(budgets: Sequence[int]) -> list[str]:

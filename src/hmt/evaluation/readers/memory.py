@@ -47,7 +47,7 @@ class MemoryReader(Reader):
     def flops_per_token(self, segment_length: int) -> float:
         self._check_length(segment_length)
         count = BackboneFlops.of(self.model.backbone)
-        return segment_flops(self.model) / segment_length + count.logits(1)
+        return segment_flops(self.model.backbone, self.model.passes()) / segment_length + count.logits(1)
 
     def read(self, ids: Sequence[int]) -> Kept:
         ids = list(ids)

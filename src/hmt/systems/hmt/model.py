@@ -26,12 +26,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from typing_extensions import Self
 
 from hmt.backbone import Vectors
 from hmt.config import MemoryConfig, strict
 from hmt.memory.state import MemoryState
 from hmt.model.base import SegmentMemoryModel
 from hmt.model.layout import Frame, assemble, read_out, slide, tokens_seen
+from hmt.model.retrieval import Retrieval
 
 
 @strict
@@ -132,6 +134,7 @@ class HMTForCausalLM(SegmentMemoryModel):
     """
 
     config_class = HMTConfig
+    sizes = ("memory_size",)
 
     def add_modules(self, width: int) -> None:
         config = self.config
@@ -202,10 +205,27 @@ class HMTForCausalLM(SegmentMemoryModel):
             ids = ids.gather(1, index.clamp(max=ids.shape[1] - 1))
         return self.summarise(ids, covered).view(*segments.shape[:2], -1)
 
-    def pass_lengths(self) -> set[int]:
-        if not (self.frame_reads_prepared or self.absorb_reads_prepared):
-            return super().pass_lengths()
-        return super().pass_lengths() | {self.config.summary_length + 2}
+    @property
+    def lookahead(self) -> int:
+        return self.config.summary_length if self.frame_reads_prepared else 0
+
+    @property
+    def retrieval(self) -> Retrieval:
+        return Retrieval(self._held, self._scores)
+
+    def passes(self) -> list[int]:
+        """The segment, and the summary of j tokens between two summary prompts."""
+        summary = self.frame_reads_prepared or self.absorb_reads_prepared
+        return super().passes() + ([self.config.summary_length + 2] if summary else [])
+
+    def at_budget(self, nbytes: int) -> Self:
+        """With the largest bank that fits after the rest of the state."""
+        least, more = (self.resized(memory_size=size).new_memory(1).nbytes for size in (1, 2))
+        if nbytes < least:
+            raise ValueError(
+                f"hmt cannot work in {nbytes:,} bytes: with a single memory embedding it carries {least:,}"
+            )
+        return self.resized(memory_size=1 + (nbytes - least) // (more - least))
 
     def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
         config = self.config
@@ -236,7 +256,7 @@ class HMTForCausalLM(SegmentMemoryModel):
     def _recall(self, state: MemoryState, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Recalled vectors [B, m d], log weights [B, N] and folded query [B, d] for queries [B, d]."""
         folded, bank = self.recall.fold(query), state.ring("bank")
-        held = self.slot_segments(state.segments)
+        held = self._held(state.segments)
         recalled, log_weights = self.recall(folded, bank, (held >= 0)[:, : bank.shape[1]])
         unwritten = held.shape[1] - bank.shape[1]
         floor = torch.finfo(log_weights.dtype).min
@@ -271,10 +291,10 @@ class HMTForCausalLM(SegmentMemoryModel):
             return open_lengths >= self.config.summary_length
         return super().settled(open_lengths)
 
-    def recall_scores(self, queries: Tensor, state: MemoryState) -> Tensor:
+    def _scores(self, queries: Tensor, state: MemoryState) -> Tensor:
         return torch.einsum("bsd,cnd->bscn", queries, self._keys(state["bank"]).float())
 
-    def slot_segments(self, segments: Tensor) -> Tensor:
+    def _held(self, segments: Tensor) -> Tensor:
         size = self.config.memory_size
         slot = torch.arange(size, device=segments.device)
         last = segments[:, None] - 1

@@ -42,6 +42,11 @@ class WindowForCausalLM(SegmentMemoryModel):
     """A backbone that reads again the last `window_length` tokens. State: window ids [B, w], segments [B]."""
 
     config_class = WindowConfig
+    sizes = ("window_length",)
+
+    @property
+    def horizon(self) -> int:
+        return -(-self.config.window_length // self.config.segment_length)
 
     def initial_state(self, batch_size: int) -> MemoryState:
         device = embedding_table(self.backbone).weight.device
