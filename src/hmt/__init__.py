@@ -15,15 +15,16 @@ except PackageNotFoundError:  # running from a source tree that was never instal
     __version__ = "0+unknown"
 
 _PUBLIC = {
-    "HMTConfig": "hmt.systems.hmt.model",
+    "HMTConfig": "hmt.systems.hmt.config",
     "HMTForCausalLM": "hmt.systems.hmt.model",
-    "RMTConfig": "hmt.systems.rmt.model",
+    "RMTConfig": "hmt.systems.rmt.config",
     "RMTForCausalLM": "hmt.systems.rmt.model",
-    "WindowConfig": "hmt.systems.window.model",
+    "WindowConfig": "hmt.systems.window.config",
     "WindowForCausalLM": "hmt.systems.window.model",
     "Memory": "hmt.memory.memory",
     "MemoryState": "hmt.memory.state",
-    "SegmentMemoryModel": "hmt.model.base",
+    "BackboneMemory": "hmt.model.base",
+    "StreamingLM": "hmt.model.streaming",
     "load_model": "hmt.systems",
     "register": "hmt.systems",
 }

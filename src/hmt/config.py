@@ -108,11 +108,6 @@ class MemoryConfig(PreTrainedConfig):
             raise ValueError(f"memory_scale must be a number above 0, got {self.memory_scale}")
 
     @property
-    def raw_tokens(self) -> int:
-        """Raw tokens of what was read before that a segment is read with."""
-        return getattr(self, "sensory_length", 0)
-
-    @property
     def vocab_size(self) -> int:
         """Vocabulary of the backbone (read by `generate` and by the loss)."""
         assert isinstance(self.text_config, PreTrainedConfig)

@@ -8,30 +8,17 @@ import torch
 from backbones import FAMILIES, random_ids, tiny_backbone
 from torch import Tensor
 
-from hmt import HMTForCausalLM, RMTForCausalLM, SegmentMemoryModel, WindowForCausalLM
-from hmt.systems.reference import Reference, hmt_reference, rmt_reference, window_reference
+from hmt import BackboneMemory
+from hmt.systems import systems
+from hmt.systems.loops import Reference
 
 L, J, K, N = 8, 3, 2, 3  # segment, summary, sensory and bank; N is small so that the ring buffer wraps around
 
-_HMT = {"summary_length": J, "sensory_length": K, "memory_size": N, "recall_dim": 16}
+# every example of every system that is registered
 SYSTEMS = {
-    "hmt-segment": (HMTForCausalLM, _HMT),
-    "hmt-previous": (HMTForCausalLM, _HMT | {"recall_query": "previous", "memory_scale": 0.7}),
-    "hmt-memory": (HMTForCausalLM, _HMT | {"recall_query": "memory"}),
-    "hmt-inline": (HMTForCausalLM, _HMT | {"recall_query": "inline", "memory_scale": 0.7}),
-    "hmt-segment-3": (HMTForCausalLM, _HMT | {"embeddings_per_segment": 3}),
-    "hmt-memory-2": (HMTForCausalLM, _HMT | {"recall_query": "memory", "embeddings_per_segment": 2}),
-    "hmt-inline-2": (HMTForCausalLM, _HMT | {"recall_query": "inline", "embeddings_per_segment": 2}),
-    "hmt-segment-write": (HMTForCausalLM, _HMT | {"write_prompt": "learned", "embeddings_per_segment": 2}),
-    "hmt-inline-write": (HMTForCausalLM, _HMT | {"recall_query": "inline", "write_prompt": "learned"}),
-    "hmt-norecall": (HMTForCausalLM, _HMT | {"recall": False}),
-    "rmt-1": (RMTForCausalLM, {"num_memory_tokens": 1}),
-    "rmt-2": (RMTForCausalLM, {"num_memory_tokens": 2, "memory_scale": 0.7}),
-    "rmt-1-sensory": (RMTForCausalLM, {"num_memory_tokens": 1, "sensory_length": 3}),
-    "rmt-2-sensory": (RMTForCausalLM, {"num_memory_tokens": 2, "sensory_length": 3}),
-    "window-0": (WindowForCausalLM, {"window_length": 0}),
-    "window-short": (WindowForCausalLM, {"window_length": 5}),
-    "window-long": (WindowForCausalLM, {"window_length": 11}),
+    f"{system.name}-{example}".rstrip("-"): (system, dict(fields))
+    for system in systems().values()
+    for example, fields in system.examples.items()
 }
 CASES = [(system, "llama") for system in SYSTEMS] + [
     (system, family)
@@ -41,20 +28,15 @@ CASES = [(system, "llama") for system in SYSTEMS] + [
 ]
 ODD_LENGTHS = [1, L - 1, L, L + 1, 3 * L + 2, 5 * L]
 
-_REFERENCES = {
-    HMTForCausalLM: hmt_reference,
-    RMTForCausalLM: rmt_reference,
-    WindowForCausalLM: window_reference,
-}
 
-
-def build(system: str, family: str = "llama", seed: int = 0, **fields) -> SegmentMemoryModel:
+def build(system: str, family: str = "llama", seed: int = 0, **fields) -> BackboneMemory:
     """A new model that the test may change."""
-    cls, defaults = SYSTEMS[system]
-    return wrap(cls, tiny_backbone(family, seed), seed, **({"segment_length": L} | defaults | fields))
+    found, defaults = SYSTEMS[system]
+    backbone = tiny_backbone(family, seed)
+    return wrap(found.model, backbone, seed, **({"segment_length": L} | defaults | fields))
 
 
-def wrap(cls, backbone, seed: int = 0, **fields) -> SegmentMemoryModel:
+def wrap(cls, backbone, seed: int = 0, **fields) -> BackboneMemory:
     with torch.random.fork_rng():
         torch.manual_seed(seed + 1)
         model = cls.from_backbone(backbone, **fields)
@@ -65,13 +47,14 @@ def wrap(cls, backbone, seed: int = 0, **fields) -> SegmentMemoryModel:
 
 
 @cache
-def shared(system: str, family: str = "llama") -> SegmentMemoryModel:
+def shared(system: str, family: str = "llama") -> BackboneMemory:
     """A model that many tests use; none may change it."""
     return build(system, family)
 
 
-def reference(model: SegmentMemoryModel, ids: Tensor, labels: Tensor | None = None) -> Reference:
-    return _REFERENCES[type(model)](model, ids, labels)
+def reference(model: BackboneMemory, ids: Tensor, labels: Tensor | None = None) -> Reference:
+    system = next(found for found, _ in SYSTEMS.values() if found.model is type(model))
+    return system.reference(model, ids, labels)
 
 
 def pad(rows: list[Tensor], where: str, extra: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -112,8 +95,3 @@ def same_state(actual, expected, exact: bool = False) -> None:
             assert torch.equal(tensor, expected.state[name]), name
         else:
             close(tensor, expected.state[name])
-
-
-def segment_mode(model: SegmentMemoryModel) -> bool:
-    """Whether the recall prompt of a segment depends on that segment."""
-    return getattr(model.config, "recall", False) and model.config.recall_query == "segment"

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hmt import HMTConfig, HMTForCausalLM, Memory, RMTForCausalLM, WindowForCausalLM, load_model
-from hmt.memory.fingerprint import fingerprint
+from hmt.memory.identity import fingerprint
 
 from .cases import SYSTEMS, L, build, wrap
 

@@ -128,7 +128,7 @@ def test_a_saved_memory_and_only_the_new_ids(system, asked, tmp_path):
         greedy(model, text[None, -asked:], new=new, past_key_values=memory, use_cache=False), expected
     )
     same_state(memory, before, exact=True)
-    assert memory.columns_fed == 0 and memory.kv is None
+    assert memory.columns_fed == 0 and memory.open is None
 
 
 def test_streams_of_different_age_are_asked_together():

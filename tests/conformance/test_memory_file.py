@@ -14,7 +14,7 @@ from backbones import random_ids, tiny_backbone
 from safetensors.torch import save_file
 
 from hmt import HMTForCausalLM, Memory, RMTForCausalLM
-from hmt.memory.fingerprint import fingerprint
+from hmt.memory.identity import fingerprint
 
 from .cases import SYSTEMS, J, L, build, pad, ragged, same_state, shared, wrap
 
@@ -111,7 +111,7 @@ def test_a_memory_of_weights_that_are_gone_is_not_saved(kind, model, tmp_path):
     optimizer.step()
     for use in (
         lambda: memory.save(tmp_path / "text.hmt"),
-        lambda: memory.copy().rows([0]).save(tmp_path / "text.hmt"),
+        lambda: memory.copy().select([0]).save(tmp_path / "text.hmt"),
         lambda: Memory.cat([memory, memory]),
         lambda: pickle.dumps(memory),
         lambda: model.read(QUESTION, memory=memory),

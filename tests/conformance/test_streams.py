@@ -20,7 +20,6 @@ from .cases import (
     ragged,
     reference,
     same_state,
-    segment_mode,
     shared,
 )
 
@@ -32,7 +31,7 @@ LONG = 4 * L + 5
 def comparable(model, start: int, end: int, total: int) -> torch.Tensor:
     """Positions start..end-1 whose frame is final when only `end` tokens are there."""
     at = torch.arange(start, end)
-    if not segment_mode(model):
+    if not model.lookahead:
         return at
     seen, all_of_it = end - at // L * L, total - at // L * L
     return at[seen.clamp(max=J) == all_of_it.clamp(max=J)]
@@ -52,7 +51,7 @@ def test_read_in_pieces(system, data):
     memory = model.new_memory(len(rows))
     for start, end in zip([0, *cuts], [*cuts, ids.shape[1]], strict=True):
         memory = model.read(ids[order, start:end], mask[order, start:end], memory=memory, chunk=2)
-    same_state(memory, whole.rows(order))
+    same_state(memory, whole.select(order))
 
 
 @SYSTEM
@@ -87,7 +86,7 @@ def test_token_by_token_equals_the_reference_of_every_prefix(system, family):
             logits = model(ids, past_key_values=memory).logits[:, -1]
             for b, (row, t) in enumerate(zip(rows, at, strict=True)):
                 close(logits[b], reference(model, row[: t + 1]).logits[-1])
-            cached += memory.kv is not None and memory.kv.mask is not None
+            cached += memory.open is not None and memory.open.mask is not None
     # a question inside the segment stands at another place in every stream: no cache then
     assert cached or model.asks_inside or system == "window-0", "the padded cache was never used"
     same_state(memory, model.read(*pad(rows, "right")))
@@ -99,7 +98,7 @@ def test_decoding_does_use_the_key_value_cache():
     with torch.no_grad():
         for token in random_ids(3):
             model(token.view(1, 1), past_key_values=memory)
-    assert memory.kv.cache.get_seq_length() == 1 + 2 + J + 3  # recall prompt, sensory tokens, open segment
+    assert memory.open.cache.get_seq_length() == 1 + 2 + J + 3  # recall prompt, sensory tokens, open segment
 
 
 @SYSTEM
@@ -111,7 +110,7 @@ def test_batch_order_does_not_matter(system):
         one = model(ids, attention_mask=mask)
         two = model(ids[order], attention_mask=mask[order])
     close(two.logits[mask[order].bool()], one.logits[order][mask[order].bool()])
-    same_state(two.past_key_values, one.past_key_values.rows(order))
+    same_state(two.past_key_values, one.past_key_values.select(order))
 
 
 @SYSTEM
@@ -129,7 +128,7 @@ def test_no_token_sees_the_future(system, length):
         difference = (model(changed).logits - base).abs().amax(-1)  # [perturbed token, position]
     for t in range(length):
         head = t // L * L
-        leaks = segment_mode(model) and head > L and 0 < t - head < J
+        leaks = model.lookahead and head > L and 0 < t - head < J
         earlier = difference[t, :t]
         assert difference[t, t] > 1e-3
         assert (difference[t, :head] == 0).all(), f"a change at {t} shows in an earlier segment"
@@ -230,7 +229,7 @@ def test_rows_and_cat_move_streams_between_batches():
     together = model.read(*pad(rows, "left"))
     apart = Memory.cat([model.read(row) for row in rows])
     same_state(together, apart)
-    same_state(together.rows([2, 0]), Memory.cat([model.read(rows[2]), model.read(rows[0])]))
+    same_state(together.select([2, 0]), Memory.cat([model.read(rows[2]), model.read(rows[0])]))
 
 
 def test_read_reports_progress():
@@ -287,10 +286,10 @@ def test_a_state_holds_nothing_but_itself(system):
     model = shared(system)
     state = model.initial_state(2).recording(fresh=True)
     with torch.no_grad():
-        for seen in (0, min(model.config.raw_tokens, L)):
-            state = model.step(random_ids(2 * L).view(2, L), state, seen=seen).state
-            trail = [value for entry in state.trail or () for value in entry.values.values()]
-            for tensor in [*state.tensors.values(), *trail]:
+        for age in (0, 1):
+            state = model.step(random_ids(2 * L).view(2, L), state.aged(age, age)).state
+            pending = [value for entry in state.pending or () for value in entry.values.values()]
+            for tensor in [*state.tensors.values(), *pending]:
                 assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 

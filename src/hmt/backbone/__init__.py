@@ -10,29 +10,37 @@ from hmt.backbone.checks import (
 )
 from hmt.backbone.load import load_backbone, load_with_attention
 from hmt.backbone.run import (
+    LayerMemory,
+    Pass,
     Vectors,
+    check_one_pass,
+    decoder_layers,
     embedding_table,
     evaluating,
     head,
-    last_hidden,
     new_cache,
+    run,
     takes_position_ids,
 )
 
 __all__ = [
+    "LayerMemory",
+    "Pass",
     "Vectors",
     "check_backbone",
     "check_causal",
     "check_head",
     "check_length",
+    "check_one_pass",
+    "decoder_layers",
     "embedding_table",
     "evaluating",
     "head",
     "input_scale",
-    "last_hidden",
     "load_backbone",
     "load_with_attention",
     "new_cache",
     "position_table",
+    "run",
     "takes_position_ids",
 ]

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hmt.backbone.run import embedding_table, evaluating, head, last_hidden
+from hmt.backbone.run import embedding_table, evaluating, head, run
 
 logger = logging.get_logger(__name__)
 
@@ -44,7 +44,7 @@ def check_backbone(backbone: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def check_head(backbone: PreTrainedModel) -> None:
-    """ValueError if `head(last_hidden(...))` and the backbone's own logits differ on three tokens.
+    """ValueError if `head(run(...).hidden)` and the backbone's own logits differ on three tokens.
 
     A family that post-processes its logits in a way `head` does not know would otherwise give wrong
     probabilities without a sound.
@@ -56,7 +56,7 @@ def check_head(backbone: PreTrainedModel) -> None:
         ids = torch.arange(3, device=device)[None] % backbone.config.get_text_config().vocab_size
         embeddings = embedding_table(backbone)(ids)
         want = backbone(inputs_embeds=embeddings, use_cache=False).logits.float()
-        got = head(backbone, last_hidden(backbone, embeddings)[0]).float()
+        got = head(backbone, run(backbone, embeddings).hidden).float()
     if not torch.allclose(want, got, rtol=1e-2, atol=1e-2 * max(1.0, want.abs().max().item())):
         raise ValueError(
             f"{type(backbone).__name__} transforms its logits after the head in a way this library does "
@@ -81,7 +81,7 @@ def check_causal(backbone: PreTrainedModel) -> None:
         # noise, not another token: untrained tokens can share one embedding
         noise = torch.randn(row.shape[-1], generator=torch.Generator().manual_seed(0)).to(row)
         other = torch.cat([row[:-1], row[-1:] + row.float().square().mean().sqrt().to(row) * noise])
-        hidden = last_hidden(backbone, torch.stack([row, other]))[0][:, :-1].float()
+        hidden = run(backbone, torch.stack([row, other])).hidden[:, :-1].float()
     change = (hidden[0] - hidden[1]).norm(dim=-1) / hidden[0].norm(dim=-1).clamp(min=1e-30)
     # Kernels may round rows differently, in half and quantised precision by much; a lost mask changes more.
     if change.max() > (1e-3 if row.dtype in (torch.float32, torch.float64) else 5e-2):
@@ -107,7 +107,7 @@ def input_scale(backbone: PreTrainedModel, tokens: int = 64) -> float:
     ids = torch.randint(backbone.config.get_text_config().vocab_size, (1, tokens), generator=generator)
     embeddings = table(ids.to(table.weight.device))
     with evaluating(backbone):
-        hidden = last_hidden(backbone, embeddings)[0]
+        hidden = run(backbone, embeddings).hidden
     return float(embeddings.float().square().mean().sqrt() / hidden.float().square().mean().sqrt())
 
 

@@ -1,11 +1,12 @@
-"""Calling a Hugging Face causal LM, through its public contract only."""
+"""Calling a Hugging Face causal LM, through its public contract only: `run` is the only place that does."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ def embedding_table(backbone: PreTrainedModel) -> nn.Embedding:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; afterwards every submodule is in the mode it was in."""
+def evaluating(model: Any) -> Iterator[None]:
+    """Eval mode of a module for a while; afterwards every submodule is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -29,22 +30,123 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def last_hidden(backbone: PreTrainedModel, embeddings: Tensor, **kwargs) -> tuple[Tensor, Any]:
-    """Outputs of the last layer after the final norm, without the head: [B, T, d]; and the cache.
+class LayerMemory(Protocol):
+    """What is read inside the layers during one pass (`BackboneMemory.layer_memory`)."""
 
-    kwargs: `past_key_values`, `attention_mask`, `position_ids`, `use_cache`, as the backbone has them.
+    def read(self, layer: int, hidden: Tensor) -> Tensor:
+        """What layer `layer` is given instead of its input [B, T, d]."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass of the backbone gives.
+
+    Attributes:
+        hidden: [B, T, d], outputs of the last layer after the final norm, without the head.
+        cache: the cache it wrote to, None without one.
+        layers: [B, T, d] after each layer, where a layer memory was given; else None.
     """
-    kwargs.setdefault("use_cache", False)
-    if kwargs.get("position_ids") is not None and not takes_position_ids(backbone):
-        kwargs.pop("position_ids")  # these models count positions from the mask
-    output = backbone.base_model(inputs_embeds=embeddings, return_dict=True, **kwargs)
+
+    hidden: Tensor
+    cache: Any = None
+    layers: tuple[Tensor, ...] | None = None
+
+
+def run(
+    backbone: PreTrainedModel,
+    embeds: Tensor,
+    *,
+    cache: Any = None,
+    mask: Tensor | None = None,
+    positions: Tensor | None = None,
+    layer_memory: LayerMemory | None = None,
+) -> Pass:
+    """One pass over input vectors.
+
+    Args:
+        embeds: [B, T, d].
+        cache: a transformers cache the vectors stand behind, written to; None: nothing is kept.
+        mask: int64 [B, C + T] over the C cached positions and these, 0 at padding; None: there is none.
+        positions: int64 [B, T]; None counts on from the cache. Families that count from the mask ignore them.
+        layer_memory: read before every layer.
+    ValueError where an output could not be fed back as an input.
+    """
+    kwargs: dict[str, Any] = {"use_cache": cache is not None}
+    if cache is not None:
+        kwargs["past_key_values"] = cache
+    if mask is not None:
+        kwargs["attention_mask"] = mask
+    if positions is not None and takes_position_ids(backbone):
+        kwargs["position_ids"] = positions
+    if layer_memory is None:
+        output, layers = backbone.base_model(inputs_embeds=embeds, return_dict=True, **kwargs), None
+    else:
+        with _inside_layers(backbone, layer_memory) as taps:
+            output = backbone.base_model(inputs_embeds=embeds, return_dict=True, **kwargs)
+        layers = tuple(taps)
     hidden = output.last_hidden_state
-    if hidden.shape[-1] != embeddings.shape[-1]:
+    if hidden.shape[-1] != embeds.shape[-1]:
         raise ValueError(
-            f"the backbone's outputs are {hidden.shape[-1]} wide and its embeddings {embeddings.shape[-1]}: "
+            f"the backbone's outputs are {hidden.shape[-1]} wide and its embeddings {embeds.shape[-1]}: "
             "an output could not be fed back as a memory vector"
         )
-    return hidden, output.get("past_key_values")
+    return Pass(hidden, output.get("past_key_values"), layers)
+
+
+def decoder_layers(backbone: PreTrainedModel) -> nn.ModuleList:
+    """The backbone's layers, from the first to the last. ValueError where they cannot be told."""
+    number = backbone.config.get_text_config().num_hidden_layers
+    lists = [
+        module
+        for module in backbone.base_model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == number
+    ]
+    if len(lists) != 1:
+        raise ValueError(
+            f"the layers of {type(backbone).__name__} cannot be tapped: {len(lists)} of its module lists "
+            f"have {number} entries; memory inside the layers needs a decoder with one list of them"
+        )
+    return lists[0]
+
+
+@contextmanager
+def _inside_layers(backbone: PreTrainedModel, memory: LayerMemory) -> Iterator[list[Tensor]]:
+    """Forward hooks for one pass; yields the list that the layers' outputs are appended to.
+
+    The hooks are gone when the pass ends, so a recomputation by gradient checkpointing inside the backbone
+    would run without them: `check_one_pass` refuses it.
+    """
+    taps: list[Tensor] = []
+    handles = []
+
+    def reader(index: int) -> Any:
+        def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            if args:
+                return (memory.read(index, args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": memory.read(index, kwargs["hidden_states"])}
+
+        return before
+
+    def after(module: nn.Module, args: tuple, output: Any) -> None:
+        taps.append(output if isinstance(output, Tensor) else output[0])
+
+    try:
+        for index, layer in enumerate(decoder_layers(backbone)):
+            handles.append(layer.register_forward_pre_hook(reader(index), with_kwargs=True))
+            handles.append(layer.register_forward_hook(after))
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_one_pass(backbone: PreTrainedModel, training: bool, why: str) -> None:
+    """ValueError where gradient checkpointing inside the backbone would drop its cache or its hooks."""
+    if training and any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules()):
+        raise ValueError(
+            f"{why}, which gradient checkpointing inside the backbone switches off; turn that off and train "
+            "with replay=True, which saves more memory"
+        )
 
 
 def new_cache(backbone: PreTrainedModel) -> DynamicCache:
@@ -53,6 +155,7 @@ def new_cache(backbone: PreTrainedModel) -> DynamicCache:
 
 
 def takes_position_ids(backbone: PreTrainedModel) -> bool:
+    """Whether the backbone can be told positions; the others count them from the mask."""
     return "position_ids" in inspect.signature(backbone.base_model.forward).parameters
 
 

@@ -3,59 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, StaticCache
+from transformers.cache_utils import Cache, DynamicLayer
 
-from hmt.memory.identity import LiveOrigin, Origin
+from hmt.memory.identity import LiveOrigin, Origin, check_same
 from hmt.memory.state import MemoryState
-from hmt.model.layout import Frame
 from hmt.util.files import checksum, read_safetensors, write_atomically
-
-if TYPE_CHECKING:
-    from hmt.model.base import SegmentMemoryModel
 
 FORMAT = "hmt-memory"
 FORMAT_VERSION = "1"
 
 
-@dataclass(eq=False)
-class OpenKV:
-    """Keys and values of the open segment's frame, built on demand and never saved.
+class Adopter(Protocol):
+    """A model that can tell its own memories (`hmt.model.streaming.StreamingLM`)."""
 
-    Attributes:
-        cache: the backbone's own cache over [prefix | sensory | open tokens], left-padded.
-        mask: int64 [B, T] over its slots and the pending ones, or None when no row is padded.
-        frame: the frame it was built with (its suffix closes the segment).
-        lengths: open tokens per stream, as Python numbers: no device is asked for them at every token.
-        kept: False where the next token changes the frame, and with it all of the cache.
-        pending: [B, n, d], vectors that stand behind the cached ones and are run with the next token.
-    """
-
-    cache: Any
-    mask: Tensor | None
-    frame: Frame
-    lengths: list[int]
-    kept: bool = True
-    pending: Tensor | None = None
-
-    def rows(self, index: Tensor) -> bool:
-        """Keep the streams named by `index`; False where that cannot be, and the frame must be run again."""
-        if isinstance(self.cache, StaticCache):
-            if len(index) != len(self.lengths):
-                return False
-            self.cache.reorder_cache(cast(Any, index))
-        elif self.cache.get_seq_length():
-            self.cache.batch_select_indices(index)
-        self.lengths = [self.lengths[row] for row in index.tolist()]
-        self.pending = None if self.pending is None else self.pending.index_select(0, index)
-        self.mask = None if self.mask is None else self.mask.index_select(0, index)
-        self.frame = self.frame.rows(index)
-        return True
+    def adopt(self, memory: Memory, source: Any = ...) -> Memory: ...
 
 
 class Memory(Cache):
@@ -80,7 +46,7 @@ class Memory(Cache):
         self.open_ids = open_ids
         self.open_lengths = open_lengths
         self.origin = origin
-        self.kv: OpenKV | None = None
+        self.open: Any = None  # the open segment while it is decoded: scratch, never saved
         self.columns_fed = 0  # columns of generate()'s growing input_ids that are already in this memory
 
     # -- inspection -----------------------------------------------------------------------------------------
@@ -97,7 +63,7 @@ class Memory(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is kept (state and open ids; the open segment's KV is scratch)."""
+        """Bytes of what is kept (state and open ids; the open segment's keys and values are scratch)."""
         return self.state.nbytes + self.open_ids.nbytes + self.open_lengths.nbytes
 
     @property
@@ -144,7 +110,7 @@ class Memory(Cache):
             self.state.to(device), self.open_ids.to(device), self.open_lengths.to(device), self.origin
         )
 
-    def rows(self, index: Tensor | list[int]) -> Memory:
+    def select(self, index: Tensor | list[int]) -> Memory:
         """A memory of the streams named by `index`, in that order."""
         copy = self.copy()
         copy.batch_select_indices(torch.as_tensor(index, device=self.open_ids.device))
@@ -168,11 +134,11 @@ class Memory(Cache):
         return int(self.tokens_read.max())
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self.state = self.state.rows(indices)
+        self.state = self.state.select(indices)
         self.open_ids = self.open_ids.index_select(0, indices)
         self.open_lengths = self.open_lengths.index_select(0, indices)
-        if self.kv is not None and not self.kv.rows(indices):
-            self.kv = None
+        if self.open is not None and not self.open.select(indices):
+            self.open = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.batch_select_indices(beam_idx.to(self.open_ids.device))
@@ -221,7 +187,7 @@ class Memory(Cache):
         write_atomically(path, save(tensors, metadata))
 
     @classmethod
-    def load(cls, path, model: SegmentMemoryModel | None = None) -> Memory:
+    def load(cls, path: Any, model: Adopter | None = None) -> Memory:
         """Read a memory file, and check that it belongs to `model` (skipped when `model` is None).
 
         Raises ValueError when the file is damaged, of another format version, or of another model.
@@ -248,3 +214,19 @@ class Memory(Cache):
                 f"{path} is a damaged memory file: {error!r} is missing or unreadable"
             ) from error
         return memory if model is None else model.adopt(memory, path)
+
+
+def adopt(memory: Memory, mine: LiveOrigin, fresh: MemoryState, device: Any, source: Any) -> Memory:
+    """Check that `memory` was made by the model of `mine`, and move it to `device`. ValueError if it was not.
+
+    fresh: the state of one stream of that model that has read nothing.
+    """
+    check_same(memory.origin, mine, source)
+    want = {name: tensor.shape[1:] for name, tensor in fresh.tensors.items()}
+    have = {name: tensor.shape[1:] for name, tensor in memory.state.tensors.items()}
+    if want != have:
+        raise ValueError(f"{source} is damaged: its tensors have shapes {have}, this model needs {want}")
+    memory = memory.to(device)
+    memory.state = MemoryState({n: t.to(fresh[n].dtype) for n, t in memory.state.tensors.items()})
+    memory.origin = mine
+    return memory

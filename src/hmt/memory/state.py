@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,12 +35,19 @@ class MemoryState:
     A ring is a tensor [B, N, ...] that holds one entry for each of the last N segments, that of segment n in
     slot n mod N. `push` writes an entry and `ring` reads the whole. Every push copies the ring, and training
     through many segments would have to keep every copy: a state made by `recording` keeps the entries
-    themselves (`trail`) until `consolidated` writes them.
+    themselves (pending writes) until `consolidated` writes them into a copy, or `settled` in place.
+
+    Attributes:
+        tensors: by name.
+        pending: entries that are not yet in their rings; None in a state that keeps none.
+        fresh: nothing was written before the pending entries: the rings themselves are empty.
+        ages: fewest and most closed segments of the rows, where they are known without asking the device.
     """
 
     tensors: Mapping[str, Tensor]
-    trail: tuple[Entry, ...] | None = None
-    fresh: bool = False  # nothing was written before the trail: the rings themselves are empty
+    pending: tuple[Entry, ...] | None = None
+    fresh: bool = False
+    ages: tuple[int, int] | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -56,17 +63,30 @@ class MemoryState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes carried for the whole batch, once the trail is written."""
+        """Bytes carried for the whole batch, once all is written."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def map(self, function: Callable[[Tensor], Tensor]) -> MemoryState:
         tensors = {name: function(tensor) for name, tensor in self.tensors.items()}
-        trail = None if self.trail is None else tuple(entry.map(function) for entry in self.trail)
-        return MemoryState(tensors, trail, self.fresh)
+        pending = None if self.pending is None else tuple(entry.map(function) for entry in self.pending)
+        return MemoryState(tensors, pending, self.fresh, self.ages)
 
-    def rows(self, index: Tensor) -> MemoryState:
+    def select(self, index: Tensor) -> MemoryState:
         """The streams named by `index` (int64 [R]), in that order; a row may be repeated."""
-        return self.map(lambda tensor: tensor.index_select(0, index.to(tensor.device)))
+        return replace(self.map(lambda tensor: tensor.index_select(0, index.to(tensor.device))), ages=None)
+
+    def aged(self, youngest: int, oldest: int) -> MemoryState:
+        """The same state, told how many segments its youngest and oldest row have closed."""
+        return replace(self, ages=(youngest, oldest))
+
+    def number(self, per_segment: int, most: int) -> Tensor | int:
+        """min(`most`, `per_segment` x closed segments), of each row: int64 [B], or a Python number where it
+        is known to be the same in all of them."""
+        if self.ages is not None:
+            least, top = (min(most, age * per_segment) for age in self.ages)
+            if least == top:
+                return least
+        return (self.segments * per_segment).clamp(max=most)
 
     def detach(self) -> MemoryState:
         return self.map(Tensor.detach)
@@ -76,7 +96,7 @@ class MemoryState:
 
     @staticmethod
     def cat(states: list[MemoryState]) -> MemoryState:
-        """One batch made of several states without trails."""
+        """One batch made of several states without pending writes."""
         return MemoryState({name: torch.cat([s[name] for s in states]) for name in states[0].tensors})
 
     # -- writing --------------------------------------------------------------------------------------------
@@ -87,57 +107,75 @@ class MemoryState:
         for name, value in new.items():
             old = tensors[name]
             tensors[name] = torch.where(active.view(-1, *[1] * (old.dim() - 1)), value.to(old.dtype), old)
-        return MemoryState(tensors, self.trail, self.fresh)
+        return MemoryState(tensors, self.pending, self.fresh, self.ages)
 
     def push(self, active: Tensor, **entries: Tensor) -> MemoryState:
         """Write entries [B, ...] of segment `segments` into the rings of those names, where `active`."""
         entry = Entry(entries, torch.where(active, self.segments, -1))
-        if self.trail is None:
-            return MemoryState({**self.tensors, **self._written((entry,), *entries)})
-        trail = (*self.trail, entry)
-        if len(trail) == min(self.tensors[name].shape[1] for name in entries):
-            # all slots of the smallest ring have been written: later entries would fall on those of the trail
-            return MemoryState({**self.tensors, **self._written(trail, *entries)}, (), False)
-        return MemoryState(self.tensors, trail, self.fresh)
+        if self.pending is None:
+            return replace(self, tensors={**self.tensors, **self._written((entry,), *entries)})
+        pending = (*self.pending, entry)
+        if len(pending) == min(self.tensors[name].shape[1] for name in entries):
+            # all slots of the smallest ring have been written: later entries would fall on pending ones
+            tensors = {**self.tensors, **self._written(pending, *entries)}
+            return replace(self, tensors=tensors, pending=(), fresh=False)
+        return replace(self, pending=pending)
 
     def ring(self, name: str) -> Tensor:
         """The ring [B, N, ...]; only its first slots [B, n, ...] while no more than these can be filled.
 
         Slots that a stream has not filled hold anything.
         """
-        if not self.trail:
+        if not self.pending:
             ring = self.tensors[name]
             return ring[:, :0] if self.fresh else ring
         if self.fresh:
             dtype = self.tensors[name].dtype
-            return torch.stack([entry.values[name].to(dtype) for entry in self.trail], dim=1)
-        return self._written(self.trail, name)[name]
+            return torch.stack([entry.values[name].to(dtype) for entry in self.pending], dim=1)
+        return self._written(self.pending, name)[name]
 
-    def recording(self, fresh: bool) -> MemoryState:
-        """The same state, keeping what is pushed as a trail. `fresh`: no stream has read anything."""
-        return MemoryState(self.tensors, (), fresh)
+    def recording(self, fresh: bool = False) -> MemoryState:
+        """The same state, keeping what is pushed as pending writes. `fresh`: no stream has read anything."""
+        return replace(self, pending=(), fresh=fresh)
 
     def consolidated(self) -> MemoryState:
-        """The same state without a trail: every entry is in its ring."""
-        if not self.trail:
+        """The same state without pending writes: every entry is in its ring."""
+        if not self.pending:
             return MemoryState(self.tensors)
-        return MemoryState({**self.tensors, **self._written(self.trail, *self.trail[0].values)})
+        return MemoryState({**self.tensors, **self._written(self.pending, *self.pending[0].values)})
 
-    def _written(self, trail: tuple[Entry, ...], *names: str) -> dict[str, Tensor]:
-        """The rings of those names with the entries of `trail` (at most one per slot) in their slots."""
+    def settled(self) -> MemoryState:
+        """The same, written into the rings in place: only for whoever holds the only reference to them.
+
+        A bank of 65,000 embeddings is otherwise copied for every one that is added.
+        """
+        for entry in self.pending or ():
+            for name, value in entry.values.items():
+                ring, index, wrote = self._slots(name, entry.at[:, None])
+                value = value.to(ring.dtype).unsqueeze(1)
+                ring.scatter_(1, index, torch.where(wrote, value, ring.gather(1, index)))
+        return replace(self, pending=None if self.pending is None else ())
+
+    def _slots(self, name: str, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The ring of that name, where segments `at` int64 [B, n] stand in it, and whether they are."""
+        ring = self.tensors[name]
+        shape = (*at.shape, *[1] * (ring.dim() - 2))
+        index = (at % ring.shape[1]).view(shape).expand(-1, -1, *ring.shape[2:])
+        return ring, index, (at >= 0).view(shape)
+
+    def _written(self, pending: tuple[Entry, ...], *names: str) -> dict[str, Tensor]:
+        """Copies of the rings of those names with pending entries (at most one per slot) in their slots."""
         rings = {}
         for name in names:
-            ring = self.tensors[name]
-            size, trailing = ring.shape[1], ring.shape[2:]
-            at = torch.stack([entry.at for entry in trail], dim=1)  # [B, n]
-            value = torch.stack([entry.values[name].to(ring.dtype) for entry in trail], dim=1)
-            index = (at % size).view(*at.shape, *[1] * len(trailing)).expand(-1, -1, *trailing)
-            wrote = (at >= 0).view(*at.shape, *[1] * len(trailing))
+            at = torch.stack([entry.at for entry in pending], dim=1)  # [B, n]
+            ring, index, wrote = self._slots(name, at)
+            value = torch.stack([entry.values[name].to(ring.dtype) for entry in pending], dim=1)
             # a row that wrote nothing has -1, the last slot: what stands there is written again
-            if len(trail) == 1:
+            if len(pending) == 1:
                 value = torch.where(wrote, value, ring.gather(1, index))
                 rings[name] = ring.scatter(1, index, value)
             else:
+                size = ring.shape[1]
                 spare = torch.cat([ring, ring[:, :1]], dim=1)
                 rings[name] = spare.scatter(1, torch.where(wrote, index, size), value)[:, :size]
         return rings

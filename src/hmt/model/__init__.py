@@ -2,4 +2,6 @@
 
 from hmt.util.lazy import lazy_names
 
-__getattr__, __dir__ = lazy_names(__name__, {"SegmentMemoryModel": "base"})
+__getattr__, __dir__ = lazy_names(
+    __name__, {"BackboneMemory": "base", "StreamingLM": "streaming", "BackboneWrapper": "checkpoint"}
+)

@@ -8,35 +8,85 @@ from __future__ import annotations
 import copy
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.utils import cached_file
 
 from hmt import backbone as bb
 from hmt.config import MemoryConfig
+from hmt.model.losses import token_loss
+from hmt.model.streaming import StreamingLM
 from hmt.util.files import write_atomically
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MEMORY_WEIGHTS = "memory.safetensors"
 ADAPTER_FOLDER = "adapter"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
-class BackboneWrapper(PreTrainedModel):
-    """A `PreTrainedModel` around another one; what `SegmentMemoryModel` begins from."""
+class BackboneWrapper(StreamingLM):
+    """A model with memory around a Hugging Face one. A subclass defines `initial_state` and `step`.
+
+    `BackboneMemory` makes `step`, and decoding on a cache, from what stands in a segment.
+    """
 
     config_class: type[MemoryConfig] = MemoryConfig
     config: Any
     backbone: PreTrainedModel
+    base_model_prefix = "backbone"
 
-    if TYPE_CHECKING:
-        positions_around: Callable[[], int]
+    def __init__(self, config: MemoryConfig, backbone: PreTrainedModel | None = None):
+        if config.memory_scale == "embedding":
+            if backbone is None:
+                raise ValueError('memory_scale="embedding" is measured: build with from_backbone')
+            config.memory_scale = bb.input_scale(backbone)
+        super().__init__(config)
+        if backbone is None:
+            backbone = AutoModelForCausalLM.from_config(config.text_config)
+            bb.check_backbone(backbone)
+        else:
+            parts: list[Any] = [*backbone.modules(), *backbone.parameters()]
+            for part in parts:
+                part._is_hf_initialized = True  # post_init must not initialise trained weights again
+        self.backbone = backbone
+        self.compiled = None  # see `BackboneMemory.compile_steps`
+        self.check_backbone()
+        self.add_modules(bb.embedding_table(backbone).embedding_dim)
+        self.post_init()
+
+    # -- what a system defines ------------------------------------------------------------------------------
+
+    def add_modules(self, width: int) -> None:
+        """Create the system's own modules; `width` is d, the width of embeddings and memory vectors."""
+
+    def check_backbone(self) -> None:
+        """ValueError, with the reason, for a backbone that the system cannot work in."""
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Systems with modules of other kinds extend this."""
+        if isinstance(module, bb.Vectors):
+            init.normal_(module.weight, 0.0, getattr(self.config.text_config, "initializer_range", 0.02))
+
+    def positions_around(self) -> int:
+        """Positions that a segment takes beside its new tokens, at most."""
+        return 0
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of the backbone's outputs [..., d]."""
+        return bb.head(self.backbone, hidden)
+
+    def token_loss(self, hidden: Tensor, goal: Tensor, count: Tensor | int) -> Tensor:
+        """As `StreamingLM.token_loss`, never with all logits at once."""
+        return token_loss(self.backbone, hidden, goal, count, self.loss_function)
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where token ids are looked up."""
+        return bb.embedding_table(self.backbone).weight.device
 
     # -- construction -------------------------------------------------------------------------------------
 

@@ -9,62 +9,77 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import StaticCache
+from transformers import PreTrainedModel, StaticCache
 from transformers.utils import logging
 
 from hmt import backbone as bb
-from hmt.memory.state import MemoryState
-
-if TYPE_CHECKING:
-    from hmt.memory.memory import OpenKV
-    from hmt.model.base import SegmentMemoryModel
+from hmt.memory.state import Entry, MemoryState
+from hmt.model.protocol import Stepper
 
 logger = logging.get_logger(__name__)
 
 # Graphs per function: batches of 1, 2, 4, ... streams, each with and without streams that have just begun.
 # torch's own limit of 8 counts all models of a process together.
 _MOST_GRAPHS = 64
+_AT = "<segment>"  # beside the rings that an entry is for
+
+
+class Compilable(Stepper, Protocol):
+    """What is needed of a model to compile it; methods as in `BackboneMemory`."""
+
+    backbone: PreTrainedModel
+
+    @property
+    def encodes(self) -> bool: ...
+
+    def passes(self) -> list[int]: ...
+
+    def settles_after(self) -> int | None: ...
 
 
 class CompiledSteps:
     """The compiled functions of one model. A copy or a pickle of the model has none (None)."""
 
-    def __init__(self, model: SegmentMemoryModel, mode: str | None = None, options: dict | None = None):
+    def __init__(self, model: Compilable, mode: str | None = None, options: dict | None = None):
         cuda = model.device.type == "cuda"
         if mode == "auto":
             mode = "reduce-overhead" if cuda else None
         self.model = model
         self.failed = False
-        self.lengths = model.pass_lengths()
+        self.lengths = set(model.passes())
+        self.settles = model.settles_after()
         # CUDA graphs write every result to the same place: what is kept beyond the next call is copied
         self.graphs = cuda and mode in ("reduce-overhead", "max-autotune")
         own = {"fullgraph": True, "dynamic": False} | (options or {})
 
         def hidden(embeddings: Tensor) -> Tensor:
-            return bb.last_hidden(model.backbone, embeddings)[0]
+            return bb.run(model.backbone, embeddings).hidden
 
-        def prepare(ids: Tensor) -> Tensor | None:
-            return model.prepare(ids, None)
+        def encode(ids: Tensor) -> Tensor | None:
+            return model.encode(ids, None)
 
-        def step(ids: Tensor, tensors: dict[str, Tensor], prepared: Tensor | None, seen: int | None) -> Any:
-            return model.step(ids, MemoryState(tensors), None, prepared, seen).state.tensors
+        def step(ids: Tensor, tensors: dict[str, Tensor], encoded: Tensor | None, age: int | None) -> Any:
+            # what goes into a ring is handed out, and written in place outside of the graph
+            state = MemoryState(tensors, (), ages=None if age is None else (age, age))
+            state = model.step(ids, state, None, encoded).state
+            rings = [{**entry.values, _AT: entry.at} for entry in state.pending or ()]
+            return {n: t for n, t in state.tensors.items() if t is not tensors[n]}, rings
 
         def token(vectors: Tensor, cache: StaticCache) -> Tensor:
-            return bb.last_hidden(model.backbone, vectors, past_key_values=cache, use_cache=True)[0]
+            return bb.run(model.backbone, vectors, cache=cache).hidden
 
         # no CUDA graphs in training: the outputs of many segments live until the backward pass
         without_graphs = {"reduce-overhead": None, "max-autotune": "max-autotune-no-cudagraphs"}
         trained = without_graphs.get(mode or "", mode)
         # a batch of another size is one more graph, for all sizes
         self.hidden = _OrPlain(self, hidden, {**own, "mode": trained, "dynamic": None})
-        self.prepare = _OrPlain(self, prepare, {**own, "mode": mode})
+        self.encode = _OrPlain(self, encode, {**own, "mode": mode})
         self.step = _OrPlain(self, step, {**own, "mode": mode})
         self.token = _OrPlain(self, token, {**own, "mode": mode})
-        self.raw_tokens = model.config.raw_tokens
         self.largest_chunk = 1
         # by batch size: a KV cache of fixed size and place, and the open segment that uses it now
         self.caches: dict[int, StaticCache] = {}
@@ -79,32 +94,33 @@ class CompiledSteps:
         if places > batch:
             index = torch.arange(places, device=ids.device)
             index = torch.where(index < batch, index, 0)
-            ids, state = ids.index_select(0, index), state.rows(index)
+            ids, state = ids.index_select(0, index), state.select(index)
         # segment by segment: every slice then has one layout, whatever it was cut from
         ids = ids.transpose(0, 1).clone(memory_format=torch.contiguous_format)
-        prepared = self._prepared(ids)
-        tensors = dict(state.tensors)
+        encoded = self._encoded(ids)
         for at in range(ids.shape[0]):
-            # two graphs: with all the raw tokens, or with any number of them
-            whole = self.model.known_raw_tokens(youngest + at, oldest + at) == self.raw_tokens
-            part = None if prepared is None else prepared[at]
-            tensors = self._call(self.step, ids[at], tensors, part, self.raw_tokens if whole else None)
-            state = MemoryState(tensors)
+            # two graphs: of a layout that no longer grows, or of any
+            settled = self.settles is not None and youngest + at >= self.settles
+            part = None if encoded is None else encoded[at]
+            age = self.settles if settled else None
+            new, rings = self._call(self.step, ids[at], dict(state.tensors), part, age)
+            entries = [Entry(ring, ring.pop(_AT)) for ring in rings]
+            state = MemoryState({**state.tensors, **new}, tuple(entries)).settled()
             yield state if places == batch else state.map(lambda tensor: tensor[:batch])
 
-    def _prepared(self, ids: Tensor) -> Tensor | None:
+    def _encoded(self, ids: Tensor) -> Tensor | None:
         """ids [n, B, L] -> [n, B, ...]."""
-        if not (self.model.frame_reads_prepared or self.model.absorb_reads_prepared):
+        if not self.model.encodes:
             return None
-        # whole chunks have one shape; what is left of a text is prepared segment by segment
+        # whole chunks have one shape; what is left of a text is encoded segment by segment
         self.largest_chunk = max(len(ids), self.largest_chunk)
         together = ids.flatten(0, 1)[None] if len(ids) == self.largest_chunk else ids
-        parts = [self._call(self.prepare, rows[:, None]) for rows in together]
+        parts = [self._call(self.encode, rows[:, None]) for rows in together]
         return torch.cat(parts).view(*ids.shape[:2], *parts[0].shape[2:])
 
     # -- decoding -------------------------------------------------------------------------------------------
 
-    def lend_cache(self, user: OpenKV, batch: int) -> StaticCache:
+    def lend_cache(self, user: Any, batch: int) -> StaticCache:
         """The static cache for batches of this size, emptied. Whoever had it before has to open anew."""
         if batch not in self.caches:
             config = self.model.backbone.config.get_text_config()
@@ -113,7 +129,7 @@ class CompiledSteps:
         self.users[batch] = weakref.ref(user)
         return self.caches[batch]
 
-    def uses_cache(self, user: OpenKV, batch: int) -> bool:
+    def uses_cache(self, user: Any, batch: int) -> bool:
         """Whether the cache of `user` is still its own."""
         return not isinstance(user.cache, StaticCache) or (
             batch in self.users and self.users[batch]() is user
@@ -127,34 +143,13 @@ class CompiledSteps:
         if not self.graphs:
             return function(*args)
         torch.compiler.cudagraph_mark_step_begin()
-        result = function(*args)
-        if isinstance(result, dict):
-            return {name: tensor.clone() for name, tensor in result.items()}
-        return None if result is None else result.clone()
+        return _cloned(function(*args))
 
     def __deepcopy__(self, memo) -> None:
         return None
 
     def __reduce__(self):
         return type(None), ()
-
-
-class CompileMixin:
-    """`compile_steps`; mixed into `SegmentMemoryModel`."""
-
-    compiled: Any  # CompiledSteps or None
-
-    def compile_steps(self, mode: str | None = "auto", **options) -> None:
-        """Compile reading, and the backbone's pass over a whole segment in training.
-
-        One step of reading becomes one graph; tails of a text are not compiled, and batches are filled up
-        to the next power of two, so that neither compiles anything again. What cannot be compiled runs as
-        before, with a warning.
-
-        Args:
-            mode, options: of `torch.compile`; "auto" records CUDA graphs on a GPU.
-        """
-        self.compiled = CompiledSteps(cast(Any, self), mode, options)
 
 
 class _OrPlain:
@@ -178,3 +173,12 @@ class _OrPlain:
             name = type(self.owner.model.backbone).__name__
             logger.warning(f"{name} cannot be compiled here and runs without: {reason}")
             return self.plain(*args)
+
+
+def _cloned(result: Any) -> Any:
+    """The same tensors, tuples, lists and dicts, with memory of their own."""
+    if isinstance(result, Tensor):
+        return result.clone()
+    if isinstance(result, dict):
+        return {name: _cloned(value) for name, value in result.items()}
+    return type(result)(_cloned(value) for value in result) if isinstance(result, (tuple, list)) else result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,17 +13,19 @@ from hmt.memory.memory import Memory
 from hmt.model.inputs import check_ids
 from hmt.util.oom import generating_advice, out_of_memory_advice
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 class MemoryGenerationMixin(GenerationMixin):
-    """`generate` and the hook it prepares inputs with; mixed into `SegmentMemoryModel`."""
+    """`generate`, and the hook it prepares inputs with, of a model that makes memories."""
 
-    if TYPE_CHECKING:
-        new_memory: Callable[[int], Memory]
-        memory_for: Callable[..., Memory]
-        config: Any
+    config: Any
+
+    def new_memory(self, batch_size: int) -> Memory:
+        """The memory of streams that have read nothing."""
+        raise TypeError(f"{type(self).__name__} makes no memories")  # pragma: no cover - abstract
+
+    def memory_for(self, cache: Any, batch: int) -> Memory:
+        """`cache` as a memory of `batch` streams of this model."""
+        raise TypeError(f"{type(self).__name__} makes no memories")  # pragma: no cover - abstract
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *args, past_key_values: Memory | None = None, **kwargs):

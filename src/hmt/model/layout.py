@@ -1,64 +1,207 @@
-"""The frame: what a wrapper system puts around the new tokens of a segment.
+"""What a segment looks like: the parts that stand around its tokens, from left to right.
 
-    [ prefix vectors | sensory tokens | new tokens | suffix vectors | padding ]
+    [ Embeds(P) | Ids(sensory) | Tokens() | Embeds(P, keep="write") ]
 
-or, in a system that asks its memory in the middle of a segment, with what asks and what is answered inside:
+or, in a system that asks its memory in the middle of a segment:
 
-    [ prefix | sensory | first tokens | ask | answer | other tokens | suffix | padding ]
+    [ Ids(sensory) | Tokens(until=j) | Probe(T, then=...) ]
+    and then [ Embeds(P) | Tokens() | Embeds(P, keep="write") ]
 
-The content is contiguous and the padding stands at the right end, so causal attention with default positions
-0, 1, 2, ... computes every row exactly as if it were alone: no mask and no position ids are needed, and
-backbones of every position scheme (rotary, learned, ALiBi) behave alike. Handing jumping positions to
-transformers without a mask would be read as packed sequences and would hide the memory without a warning.
+A layout is the only source of lengths: passes, decoding, caches and FLOPs follow from it. Parts stand side by
+side without gaps and positions are 0, 1, 2, ...: with causal attention every row is then computed as if it
+were alone, and backbones of every position scheme (rotary, learned, ALiBi) behave alike. Handing jumping
+positions to transformers without a mask would be read as packed sequences and would hide the memory without
+a warning.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from hmt.memory.state import MemoryState
+
 
 @dataclass(frozen=True)
-class Frame:
-    """Shapes: B rows, m memory vectors, k sensory tokens, d width of the embeddings.
+class Embeds:
+    """Vectors [B, m, d] as they are.
 
-    Attributes:
-        prefix: [B, m, d] vectors read before the tokens (m may be 0).
-        suffix: [B, m', d] vectors after them; the outputs there become the memory.
-        sensory: int64 [B, k], right-aligned raw tokens of what was read before.
-        sensory_lengths: int64 [B], how many of them are real.
-        recall: log recall weights [B, N] where the system recalls, else None.
-        query: [B, d], what the bank was compared with, else None.
-        ask: [B, 1, d] vector that stands after the first `split` tokens; its output is the question, and
-            `SegmentMemoryModel.answer` completes the frame with what comes next. None: no question.
-        answer: [B, a, d] vectors after `ask`; None until they are known.
+    keep: the name under which the outputs here are handed to `update` (`SegmentRecord.kept`), or None.
     """
 
-    prefix: Tensor
-    suffix: Tensor
-    sensory: Tensor
-    sensory_lengths: Tensor
+    vectors: Tensor
+    keep: str | None = None
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Raw tokens that are read again: int64 [B, k], right-aligned.
+
+    lengths: how many of them are real, int64 [B], or a Python number where it is the same in every row: only
+    then is the row laid out without padding.
+    """
+
+    ids: Tensor
+    lengths: Tensor | int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The new tokens of the segment, from where the last such part ended to position `until` (None: L)."""
+
+    until: int | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Vectors [B, m, d] whose outputs decide what comes next.
+
+    then: called with the state, the output at the last of them [B, d] and `reached` bool [B] (False in rows
+        whose segment ends before it); returns the rest of the layout. It must hold no rows of its own: those
+        of a batch may be reordered before it is called.
+    """
+
+    vectors: Tensor
+    then: Callable[[MemoryState, Tensor, Tensor], Layout]
+
+
+Part: TypeAlias = Embeds | Ids | Tokens | Probe
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts of one segment, for a batch of B rows.
+
+    Attributes:
+        parts: from left to right; the last `Tokens` has no `until`, or a `Probe` stands at the end and gives
+            the rest.
+        recall: log recall weights [B, N] where the system recalls, else None.
+        query: [B, d], what the bank was compared with, else None.
+    """
+
+    parts: Sequence[Part]
     recall: Tensor | None = None
     query: Tensor | None = None
-    ask: Tensor | None = None
-    answer: Tensor | None = None
-    split: int = 0
 
-    def rows_before(self) -> Tensor:
-        """Positions in front of the first new token, int64 [B]."""
-        return self.sensory_lengths + self.prefix.shape[1]
+    @property
+    def staged(self) -> bool:
+        """Whether something stands inside the tokens: rows must then be equally far in theirs."""
+        return any(isinstance(part, Probe) or getattr(part, "until", None) is not None for part in self.parts)
 
-    def rows(self, index: Tensor) -> Frame:
-        """The frames of the streams named by `index` (int64 [R]), in that order."""
-        picked: dict[str, Any] = {
-            name: value.index_select(0, index)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, **picked)
+    @property
+    def padded(self) -> bool:
+        """Whether rows may be of different length."""
+        return any(isinstance(part, Ids) and not isinstance(part.lengths, int) for part in self.parts)
+
+    def check(self, segment_length: int, batch: int, start: int = 0) -> None:
+        """ValueError unless the parts are a whole segment, from token `start` on, without gap or overlap."""
+        at, names, last = start, set[str](), len(self.parts) - 1
+        for place, part in enumerate(self.parts):
+            if isinstance(part, Tokens):
+                until = segment_length if part.until is None else part.until
+                if not at <= until <= segment_length:
+                    raise ValueError(
+                        f"a layout reads tokens {at} to {until} of a segment of {segment_length}: stretches "
+                        "must follow one another and end within the segment"
+                    )
+                at = until
+                continue
+            rows = part.ids.shape[0] if isinstance(part, Ids) else part.vectors.shape[0]
+            if rows != batch:
+                raise ValueError(f"{type(part).__name__} in a layout has {rows} rows, the batch {batch}")
+            if isinstance(part, Ids) and isinstance(part.lengths, int):
+                if not 0 <= part.lengths <= part.ids.shape[1]:
+                    raise ValueError(f"Ids of {part.ids.shape[1]} tokens cannot hold {part.lengths}")
+            if isinstance(part, Embeds) and part.keep is not None:
+                if part.keep in names:
+                    raise ValueError(f"two parts of a layout keep {part.keep!r}; names are one's own")
+                names.add(part.keep)
+            if isinstance(part, Probe) and place < last:
+                raise ValueError(
+                    "a Probe stands at the end of a layout: what follows it is what `then` returns"
+                )
+        probed = bool(self.parts) and isinstance(self.parts[-1], Probe)
+        if at != segment_length and not probed:
+            raise ValueError(
+                f"a layout reads {at} of the {segment_length} tokens of a segment; end it with Tokens()"
+            )
+
+
+@dataclass(frozen=True)
+class Block:
+    """Vectors [B, n, d] that stand side by side in a pass.
+
+    lengths: real ones per row, int64 [B]; None: all. right: they stand at the right end of the n.
+    """
+
+    vectors: Tensor
+    lengths: Tensor | None = None
+    right: bool = False
+
+    def inside(self) -> Tensor:
+        """bool [B, n]."""
+        n = self.vectors.shape[1]
+        slot = torch.arange(n, device=self.vectors.device)
+        if self.lengths is None:
+            return torch.ones(self.vectors.shape[0], n, dtype=torch.bool, device=self.vectors.device)
+        return slot >= n - self.lengths[:, None] if self.right else slot < self.lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Blocks as one row of vectors.
+
+    Attributes:
+        vectors: [B, T, d].
+        mask: int64 [B, T], 0 at padding; None where no row has any, or where it stands behind what is real.
+        places: for each block, where its vectors stand: a Python number (the first of n places, without
+            padding), or int64 [B, n] (at padding anything).
+    """
+
+    vectors: Tensor
+    mask: Tensor | None
+    places: list[Tensor | int]
+
+    def read(self, outputs: Tensor, block: int, number: int) -> Tensor:
+        """Outputs [B, n, d] at a block of n vectors, of outputs [B, T, d] of this row."""
+        place = self.places[block]
+        if isinstance(place, int):
+            return outputs[:, place : place + number]
+        index = place.clamp(0, outputs.shape[1] - 1)
+        return gather_vectors(outputs, index)
+
+
+def join(blocks: Sequence[Block], padding: str, trim: bool = False) -> Row:
+    """Blocks side by side.
+
+    padding: where rows are of different length: "behind", which needs no mask, or "before", for rows that
+        more is run behind on one cache.
+    trim: leave out columns that are padding in every row, and a mask without padding. Asks the device.
+    """
+    joined = torch.cat([block.vectors for block in blocks], dim=1)
+    sizes = [block.vectors.shape[1] for block in blocks]
+    if all(block.lengths is None for block in blocks):
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        return Row(joined, None, list(starts))
+    inside = torch.cat([block.inside() for block in blocks], dim=1)
+    lengths = inside.sum(1, keepdim=True)
+    width, alike = joined.shape[1], False
+    if trim:
+        longest, shortest = torch.stack([lengths.amax(), lengths.amin()]).tolist()
+        width, alike = longest, longest == shortest
+    before = width - lengths if padding == "before" else torch.zeros_like(lengths)
+    place = inside.long().cumsum(1) - 1 + before
+    slot = torch.arange(width, device=joined.device)
+    # one spare column takes what is not real
+    source = place.new_zeros(len(place), width + 1)
+    columns = torch.arange(joined.shape[1], device=joined.device).expand_as(place)
+    source = source.scatter(1, torch.where(inside, place, width), columns)[:, :width]
+    mask = (slot >= before).long() if padding == "before" and not alike else None
+    return Row(gather_vectors(joined, source), mask, list(place.split(sizes, dim=1)))
 
 
 def gather_vectors(vectors: Tensor, index: Tensor) -> Tensor:
@@ -66,58 +209,6 @@ def gather_vectors(vectors: Tensor, index: Tensor) -> Tensor:
     return vectors.gather(1, index.unsqueeze(-1).expand(-1, -1, vectors.shape[-1]))
 
 
-def assemble(
-    frame: Frame, sensory: Tensor, tokens: Tensor, lengths: Tensor | None, seen: int | None = None
-) -> Tensor:
-    """Lay one segment out as above.
-
-    Args:
-        sensory: embedded sensory tokens [B, k, d]; tokens: embedded new tokens [B, w, d];
-        lengths: real tokens per row, int64 [B] (0..w); None where every row has w.
-        seen: real sensory tokens, where that is known to be the same number in every row.
-    Returns: [B, m+k+w+m', d], without padding when both are known.
-    """
-    prefix, suffix = frame.prefix.to(tokens.dtype), frame.suffix.to(tokens.dtype)
-    if seen is not None:
-        sensory = sensory[:, sensory.shape[1] - seen :]
-        if lengths is None:
-            return torch.cat([prefix, sensory, tokens, suffix], dim=1)
-    m, k, w = prefix.shape[1], sensory.shape[1], tokens.shape[1]
-    source = torch.cat([prefix, sensory, tokens, suffix], dim=1)
-    slot = torch.arange(source.shape[1], device=source.device)
-    before = frame.rows_before()[:, None]
-    missing = k + m - before  # unused slots at the left of the sensory block
-    end = before + (w if lengths is None else lengths[:, None])
-    index = torch.where(slot < m, slot, slot + missing)
-    index = torch.where(slot >= end, slot - end + m + k + w, index)
-    return gather_vectors(source, index.clamp(max=source.shape[1] - 1))
-
-
-def read_out(
-    hidden: Tensor, frame: Frame, width: int, lengths: Tensor | None, seen: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Undo `assemble` on the outputs: token outputs [B, width, d] and suffix outputs [B, m', d]."""
-    size = frame.suffix.shape[1]
-    if seen is not None and lengths is None:
-        start = frame.prefix.shape[1] + seen
-        end = start + width
-        # what becomes memory outlives the segment: a slice would keep all of its outputs with it
-        return hidden[:, start:end], hidden[:, end : end + size].clone()
-    before = frame.rows_before()[:, None]
-    tokens = torch.arange(width, device=hidden.device) + before
-    suffix = (
-        torch.arange(size, device=hidden.device) + before + (width if lengths is None else lengths[:, None])
-    )
-    last = hidden.shape[1] - 1
-    return gather_vectors(hidden, tokens.clamp(max=last)), gather_vectors(hidden, suffix.clamp(max=last))
-
-
-def tokens_seen(segments: Tensor, segment_length: int, most: int) -> Tensor:
-    """How many of the last `most` tokens exist after `segments` (int64 [B]) full segments: int64 [B]."""
-    return (segments * segment_length).clamp(max=most)
-
-
-def slide(sensory: Tensor, segment: Tensor) -> Tensor:
+def slide(kept: Tensor, segment: Tensor) -> Tensor:
     """The last k tokens after a full segment was read: int64 [B, k] from [B, k] and [B, L]."""
-    k = sensory.shape[1]
-    return torch.cat([sensory, segment], dim=1)[:, sensory.shape[1] + segment.shape[1] - k :]
+    return torch.cat([kept, segment], dim=1)[:, segment.shape[1] :]

@@ -1,8 +1,10 @@
-"""What the driver returns."""
+"""What one segment and the driver return."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -15,15 +17,40 @@ class StepOutput:
     """What one segment gives.
 
     hidden: [B, w, d] outputs at its tokens. state: the next state. recall: log recall weights [B, N] or None.
-    query: [B, d], what the recall compared the bank with (`Frame.query`), or None. loss: of its tokens, where
-    `run` was given something that scores them.
+    query: [B, d], what the recall compared the bank with (`Layout.query`), or None. loss: of its tokens,
+    where the driver was given something that scores them.
     """
 
     hidden: Tensor
     state: MemoryState
-    recall: Tensor | None
+    recall: Tensor | None = None
     query: Tensor | None = None
     loss: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SegmentRecord:
+    """A segment that has been read, as `update` sees it; rows that are not `full` must keep their state.
+
+    Attributes:
+        ids: int64 [B, L].
+        full: bool [B], rows that hold all L tokens.
+        encoded: what `encode` gave of it, or None.
+        kept: outputs [B, m, d] at the parts of the layout that have a `keep`, by its name.
+        layers: the same after every layer, [B, layers, m, d]; only of systems with a layer memory.
+        hidden: outputs [B, L, d] at its tokens; only of systems that set `records_hidden`.
+        cache: keys and values of the whole pass, and `mask` int64 [B, C] of its positions (None: all real);
+            only of systems with a cache of their own.
+    """
+
+    ids: Tensor
+    full: Tensor
+    encoded: Tensor | None = None
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
+    hidden: Tensor | None = None
+    cache: Any = None
+    mask: Tensor | None = None
 
 
 @dataclass

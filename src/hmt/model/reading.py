@@ -6,11 +6,11 @@ of the backbone is spent on padding. Where there are more streams than fit, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +19,8 @@ from hmt import backbone as bb
 from hmt.memory.memory import Memory
 from hmt.memory.state import MemoryState
 from hmt.model import inputs
+from hmt.model.protocol import Progress, Stepper
 from hmt.util.oom import out_of_memory_advice, reading_advice
-
-if TYPE_CHECKING:
-    from hmt.model.base import SegmentMemoryModel
-
-Progress = Callable[[int], object]
 
 
 @dataclass
@@ -53,87 +49,60 @@ class Stream:
         return self.ids[len(self.ids) // self.segment_length * self.segment_length :]
 
 
-class ReadingMixin:
-    """`read` and `read_many`; mixed into `SegmentMemoryModel`."""
+def read(
+    model: Stepper,
+    input_ids: Any,
+    attention_mask: Tensor | None,
+    memory: Memory | None,
+    chunk: int,
+    progress: Progress | None,
+) -> Memory:
+    """See `StreamingLM.read`."""
+    input_ids = inputs.as_ids(input_ids, model.device)
+    mask = inputs.check_mask(attention_mask, input_ids)
+    inputs.check_chunk(chunk)
+    fresh = memory is None
+    memory = model.memory_for(memory, input_ids.shape[0])
+    length = model.segment_length
+    streams = []
+    ages = zip(memory.open_lengths.tolist(), memory.segments_read.tolist(), strict=True)
+    for row, (opened, age) in enumerate(ages):
+        new = input_ids[row] if mask is None else input_ids[row][mask[row]]
+        if len(new):
+            inputs.check_vocabulary(new, model.config.vocab_size)
+        ids = torch.cat([memory.open_ids[row, :opened], new]) if opened else new
+        streams.append(Stream(row, ids, length, age))
+    if fresh:
+        inputs.check_rows([len(stream.ids) for stream in streams])
+    states = dict(_read(model, streams, memory.state, len(streams), chunk, progress))
+    ordered = [states[row] for row in range(len(streams))]
+    state = MemoryState.cat(ordered) if len(ordered) > 1 else ordered[0]
+    return Memory(state, *_open(streams), memory.origin)
 
-    @torch.no_grad()
-    def read(
-        self: Any,
-        input_ids,
-        attention_mask: Tensor | None = None,
-        memory: Memory | None = None,
-        *,
-        chunk: int = 8,
-        progress: Progress | None = None,
-    ) -> Memory:
-        """Read text into a memory: no logits, constant memory, any length.
 
-        Args:
-            input_ids: int64 [B, T], [T] or a list of ids. attention_mask: as in `forward`.
-            memory: what to add to; left untouched. None starts new streams.
-            chunk: segments whose summaries run in one batch (more is faster and takes more memory).
-            progress: called as progress(tokens_done) after each segment, of all streams together.
-        Returns a new `Memory`.
-        """
-        input_ids = inputs.as_ids(input_ids, self.device)
-        mask = inputs.check_mask(attention_mask, input_ids)
-        inputs.check_chunk(chunk)
-        fresh = memory is None
-        memory = self.memory_for(memory, input_ids.shape[0])
-        length = self.config.segment_length
-        streams = []
-        for row, (opened, age) in enumerate(
-            zip(memory.open_lengths.tolist(), memory.segments_read.tolist(), strict=True)
-        ):
-            new = input_ids[row] if mask is None else input_ids[row][mask[row]]
-            if len(new):
-                inputs.check_vocabulary(new, self.config.vocab_size)
-            ids = torch.cat([memory.open_ids[row, :opened], new]) if opened else new
-            streams.append(Stream(row, ids, length, age))
-        if fresh:
-            inputs.check_rows([len(stream.ids) for stream in streams])
-        states = dict(_read(self, streams, memory.state, len(streams), chunk, progress))
-        state = (
-            MemoryState.cat([states[row] for row in range(len(streams))]) if len(states) > 1 else states[0]
-        )
-        return Memory(state, *_open(streams), memory.origin)
+@torch.no_grad()
+def read_many(
+    model: Stepper, documents: Iterable, batch_size: int, chunk: int, progress: Progress | None
+) -> Iterator[tuple[int, Memory]]:
+    """See `StreamingLM.read_many`."""
+    inputs.check_chunk(chunk)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    length = model.segment_length
+    tails: dict[int, Stream] = {}
 
-    @torch.no_grad()
-    def read_many(
-        self: Any,
-        documents: Iterable,
-        *,
-        batch_size: int = 8,
-        chunk: int = 8,
-        progress: Progress | None = None,
-    ) -> Iterator[tuple[int, Memory]]:
-        """Read many documents, `batch_size` at a time, into one memory each.
+    def streams() -> Iterator[Stream]:
+        for index, document in enumerate(documents):
+            ids = inputs.as_ids(document, model.device)
+            if ids.shape[0] != 1:
+                raise ValueError(f"document {index} is a batch of {ids.shape[0]} rows; hand over single rows")
+            inputs.check_vocabulary(ids, model.config.vocab_size)
+            stream = Stream(index, ids[0], length)
+            tails[index] = Stream(index, stream.tail().clone(), length)
+            yield stream
 
-        Args:
-            documents: sequences of ids (int64 [T] or lists), taken only when there is a free place.
-            progress: called as progress(tokens_done), of all documents together.
-        Yields (index, memory of one stream) as documents end: the short ones first.
-        """
-        inputs.check_chunk(chunk)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        length = self.config.segment_length
-        tails: dict[int, Stream] = {}
-
-        def streams() -> Iterator[Stream]:
-            for index, document in enumerate(documents):
-                ids = inputs.as_ids(document, self.device)
-                if ids.shape[0] != 1:
-                    raise ValueError(
-                        f"document {index} is a batch of {ids.shape[0]} rows; hand over single rows"
-                    )
-                inputs.check_vocabulary(ids, self.config.vocab_size)
-                stream = Stream(index, ids[0], length)
-                tails[index] = Stream(index, stream.tail().clone(), length)
-                yield stream
-
-        for index, state in _read(self, streams(), None, batch_size, chunk, progress):
-            yield index, Memory(state, *_open([tails.pop(index)]), self.origin())
+    for index, state in _read(model, streams(), None, batch_size, chunk, progress):
+        yield index, Memory(state, *_open([tails.pop(index)]), model.origin())
 
 
 def _open(streams: list[Stream]) -> tuple[Tensor, Tensor]:
@@ -145,7 +114,7 @@ def _open(streams: list[Stream]) -> tuple[Tensor, Tensor]:
 
 
 def _read(
-    model: SegmentMemoryModel,
+    model: Stepper,
     streams: Iterable[Stream],
     state: MemoryState | None,
     places: int,
@@ -159,6 +128,8 @@ def _read(
     waiting = iter(streams)
     active: list[Stream] = []
     read_segments = model.compiled.read_segments if model.compiled else partial(read_plainly, model)
+    if state is not None:
+        state = _owned(state)
     tokens = 0
     while True:
         new = list(islice(waiting, places - len(active)))
@@ -185,19 +156,27 @@ def _read(
         if ended:
             index = torch.arange(len(active), device=state.segments.device)
             for row in ended:
-                yield active[row].name, state.rows(index[row : row + 1])
+                yield active[row].name, state.select(index[row : row + 1]).consolidated()
             going = [row for row in range(len(active)) if active[row].left]
             active = [active[row] for row in going]
-            state = state.rows(index[going]) if going else None
+            state = state.select(index[going]) if going else None
 
 
 def read_plainly(
-    model: SegmentMemoryModel, ids: Tensor, state: MemoryState, youngest: int, oldest: int
+    model: Stepper, ids: Tensor, state: MemoryState, youngest: int, oldest: int
 ) -> Iterator[MemoryState]:
-    """The state after each of n whole segments, ids int64 [B, n, L]; ages of the streams in segments."""
-    prepared = model.prepare(ids, None)
+    """The state after each of n whole segments, ids int64 [B, n, L]; ages of the streams in segments.
+
+    Rings of `state` are written in place.
+    """
+    encoded = model.encode(ids, None)
     for index in range(ids.shape[1]):
-        seen = model.known_raw_tokens(youngest + index, oldest + index)
-        part = None if prepared is None else prepared[:, index]
-        state = model.step(ids[:, index], state, None, part, seen).state
+        now = state.aged(youngest + index, oldest + index).recording()
+        part = None if encoded is None else encoded[:, index]
+        state = model.step(ids[:, index], now, None, part).state.settled()
         yield state
+
+
+def _owned(state: MemoryState) -> MemoryState:
+    """The same state in tensors of its own, that may be written in place."""
+    return state.consolidated().map(Tensor.clone)

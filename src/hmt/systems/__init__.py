@@ -1,41 +1,85 @@
-"""The systems: one published method, one file. A new one is a file and a line in `SYSTEMS`."""
+"""The systems: one published method, one folder. What is in a folder here is found by everything else.
+
+A folder holds `__init__.py` with a `SYSTEM` (see `registry`), `config.py`, `model.py` and `reference.py`.
+"""
 
 from __future__ import annotations
 
+import pkgutil
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-# model_type -> (module, config class, model class)
-SYSTEMS = {
-    "hmt": ("hmt.systems.hmt.model", "HMTConfig", "HMTForCausalLM"),
-    "rmt": ("hmt.systems.rmt.model", "RMTConfig", "RMTForCausalLM"),
-    "memory_window": ("hmt.systems.window.model", "WindowConfig", "WindowForCausalLM"),
-}
+from hmt.systems.registry import System
 
-_registered = False
+__all__ = ["System", "get", "load_model", "load_tokenizer", "names", "register", "systems"]
+
+_registered: set[str] = set()
+
+
+def systems() -> dict[str, System]:
+    """Every system, by name. ValueError where two folders hold one of the same name."""
+    found: dict[str, System] = {}
+    for module in pkgutil.iter_modules(__path__):
+        if not module.ispkg:
+            continue
+        package = import_module(f"{__name__}.{module.name}")
+        system = replace(package.SYSTEM, package=package.__name__)
+        if system.name in found:
+            raise ValueError(
+                f"two systems are called {system.name!r}: {found[system.name].package} and {system.package}"
+            )
+        found[system.name] = system
+    return dict(sorted(found.items()))
+
+
+def names() -> tuple[str, ...]:
+    """The names of all systems."""
+    return tuple(systems())
+
+
+def get(name: str) -> System:
+    """The system of that name. ValueError, with those there are, for another one."""
+    known = systems()
+    if name not in known:
+        raise ValueError(f"there is no system {name!r}; choose among {', '.join(known)}")
+    return known[name]
 
 
 def register() -> None:
     """Tell transformers' Auto classes about every system, for `AutoModelForCausalLM.from_pretrained`."""
-    global _registered
-    if _registered:
+    new = {name: system for name, system in systems().items() if name not in _registered}
+    if not new:
         return
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    for name, (module, config, model) in SYSTEMS.items():
-        config_class = getattr(import_module(module), config)
-        AutoConfig.register(name, config_class, exist_ok=True)
-        AutoModelForCausalLM.register(config_class, getattr(import_module(module), model), exist_ok=True)
-    _registered = True
+    types: dict[str, str] = {}
+    for name, system in systems().items():
+        model_type = system.config.model_type
+        if model_type in types:
+            raise ValueError(
+                f"the systems {types[model_type]} and {name} share the model_type {model_type!r}"
+            )
+        types[model_type] = name
+    for name, system in new.items():
+        AutoConfig.register(system.config.model_type, system.config, exist_ok=True)
+        AutoModelForCausalLM.register(system.config, system.model, exist_ok=True)
+        _registered.add(name)
 
 
-def load_model(path, **kwargs):
+def of_type(model_type: str) -> System | None:
+    """The system whose checkpoints say `model_type`; None where they are none of ours."""
+    return next((s for s in systems().values() if s.config.model_type == model_type), None)
+
+
+def load_model(path: Any, **kwargs: Any) -> Any:
     """A trained system from a folder or hub id, in eval mode; ValueError when it is a plain backbone."""
     register()
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(path)
-    if config.model_type not in SYSTEMS:
+    if of_type(config.model_type) is None:
         raise ValueError(
             f"{path} holds a plain {config.model_type} model without memory; "
             "train one on it with `hmt train`, or wrap it with HMTForCausalLM.from_backbone"
@@ -43,7 +87,7 @@ def load_model(path, **kwargs):
     return AutoModelForCausalLM.from_pretrained(path, **kwargs).eval()
 
 
-def load_tokenizer(path, base: str | None = None):
+def load_tokenizer(path: Any, base: str | None = None) -> Any:
     """The tokenizer of a folder or hub id, or else of the backbone `base`; ValueError when there is none."""
     from transformers import AutoTokenizer
 

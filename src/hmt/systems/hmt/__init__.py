@@ -1,2 +1,26 @@
-from hmt.systems.hmt.model import HMTConfig as HMTConfig
-from hmt.systems.hmt.model import HMTForCausalLM as HMTForCausalLM
+"""Hierarchical Memory Transformer."""
+
+from hmt.systems.registry import System
+
+_SMALL = {"summary_length": 3, "sensory_length": 2, "memory_size": 3, "recall_dim": 16}
+
+SYSTEM = System(
+    name="hmt",
+    config_class="HMTConfig",
+    model_class="HMTForCausalLM",
+    title="Hierarchical Memory Transformer",
+    paper="He et al., NAACL 2025, arXiv 2405.06067",
+    examples={
+        "segment": _SMALL,
+        "previous": _SMALL | {"recall_query": "previous", "memory_scale": 0.7},
+        "memory": _SMALL | {"recall_query": "memory"},
+        "inline": _SMALL | {"recall_query": "inline", "memory_scale": 0.7},
+        "segment-3": _SMALL | {"embeddings_per_segment": 3},
+        "memory-2": _SMALL | {"recall_query": "memory", "embeddings_per_segment": 2},
+        "inline-2": _SMALL | {"recall_query": "inline", "embeddings_per_segment": 2},
+        "segment-write": _SMALL | {"write_prompt": "learned", "embeddings_per_segment": 2},
+        "inline-write": _SMALL | {"recall_query": "inline", "write_prompt": "learned"},
+        "norecall": _SMALL | {"recall": False},
+    },
+    bench={query: {"recall_query": query} for query in ("segment", "previous", "memory", "inline")},
+)

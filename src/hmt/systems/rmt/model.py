@@ -6,41 +6,19 @@ first `mem` is learned. Memory tokens attend causally, as in the authors' own wr
 be told apart.
 """
 
-# No `from __future__ import annotations` here: @strict does not check field types that are strings.
+from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from hmt.backbone import Vectors
-from hmt.config import MemoryConfig, strict
 from hmt.memory.state import MemoryState
-from hmt.model.base import SegmentMemoryModel
-from hmt.model.layout import Frame, slide, tokens_seen
+from hmt.model.base import BackboneMemory
+from hmt.model.layout import Embeds, Ids, Layout, Tokens, slide
+from hmt.model.outputs import SegmentRecord
+from hmt.systems.rmt.config import RMTConfig
 
 
-@strict
-class RMTConfig(MemoryConfig):
-    """Configuration of an RMT.
-
-    Args:
-        num_memory_tokens: memory vectors [m].
-        sensory_length: raw tokens of the previous segment that are read again (0 in the paper).
-    """
-
-    model_type = "rmt"
-
-    num_memory_tokens: int = 1
-    sensory_length: int = 0
-
-    def check(self) -> None:
-        super().check()
-        if self.num_memory_tokens < 1:
-            raise ValueError(f"num_memory_tokens must be at least 1, got {self.num_memory_tokens}")
-        if self.sensory_length < 0:
-            raise ValueError(f"sensory_length must not be negative, got {self.sensory_length}")
-
-
-class RMTForCausalLM(SegmentMemoryModel):
+class RMTForCausalLM(BackboneMemory):
     """A backbone with m recurrent memory vectors: memory [B, m, d], sensory ids [B, k], segments [B]."""
 
     config_class = RMTConfig
@@ -49,27 +27,27 @@ class RMTForCausalLM(SegmentMemoryModel):
         self.first_prompt = Vectors(self.config.num_memory_tokens, width)
 
     def initial_state(self, batch_size: int) -> MemoryState:
-        config, like = self.config, self.first_prompt.weight
+        like, ids = self.first_prompt.weight, torch.zeros(batch_size, dtype=torch.long)
         return MemoryState(
             {
                 "memory": like.new_zeros(batch_size, *like.shape).detach(),
-                "sensory": torch.zeros(
-                    batch_size, config.sensory_length, dtype=torch.long, device=like.device
-                ),
-                "segments": torch.zeros(batch_size, dtype=torch.long, device=like.device),
+                "sensory": ids.new_zeros(batch_size, self.config.sensory_length, device=like.device),
+                "segments": ids.to(like.device),
             }
         )
 
-    def frame(self, state: MemoryState, prepared: Tensor | None) -> Frame:
-        config = self.config
-        started = (state.segments > 0)[:, None, None]
+    def layout(self, state: MemoryState, encoded: torch.Tensor | None) -> Layout:
+        config, first = self.config, self.first_prompt(state.batch_size)
         memory = torch.where(
-            started, state["memory"] * config.memory_scale, self.first_prompt(state.batch_size)
+            (state.segments > 0)[:, None, None], state["memory"] * config.memory_scale, first
         )
-        seen = tokens_seen(state.segments, config.segment_length, config.sensory_length)
-        return Frame(memory, memory, state["sensory"], seen)
+        sensory = Ids(state["sensory"], state.number(config.segment_length, config.sensory_length))
+        return Layout([Embeds(memory), sensory, Tokens(), Embeds(memory, keep="write")])
 
-    def absorb(self, state, outputs, segment, full, prepared) -> MemoryState:
+    def update(self, state: MemoryState, record: SegmentRecord) -> MemoryState:
         return state.updated(
-            full, memory=outputs, sensory=slide(state["sensory"], segment), segments=state.segments + 1
+            record.full,
+            memory=record.kept["write"],
+            sensory=slide(state["sensory"], record.ids),
+            segments=state.segments + 1,
         )

@@ -1,0 +1,444 @@
+"""StreamingLM: reading, training and generating over any length, written once for every system.
+
+A system is a pure recurrence over segments: `initial_state` and `step`. This driver cuts the text, shifts
+labels, sums the loss over tokens, truncates gradients, replays, and keeps the open segment.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+from typing_extensions import Self
+
+from hmt.memory.identity import LiveOrigin
+from hmt.memory.memory import Memory, adopt
+from hmt.memory.state import MemoryState
+from hmt.model import inputs, reading, running
+from hmt.model.generation import MemoryGenerationMixin
+from hmt.model.losses import in_batch, own_bank
+from hmt.model.outputs import MemoryOutput, StepOutput
+from hmt.model.protocol import Progress
+from hmt.model.retrieval import Retrieval
+from hmt.model.segments import Grid, make_grid, shift_labels
+
+
+class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
+    """What reading, generation, evaluation, benches and servers may ask of a model with memory.
+
+    A subclass defines `initial_state`, `step` and `head`, and whatever it declares below. Systems around a
+    Hugging Face model extend `BackboneMemory`, which makes `step` and `append` from what stands in a segment.
+    """
+
+    config: Any
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _is_stateful = True  # a memory cannot be rolled back: refuses assisted decoding
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _supports_context_parallel = False  # segments are sequential
+
+    # -- what a system declares -----------------------------------------------------------------------------
+
+    #: Fields of the config that say how much is kept and decide the shape of no weight, see `resized`.
+    sizes: ClassVar[tuple[str, ...]] = ()
+    #: What the system cannot do ("train", ...), each with the reason, see `require`.
+    cannot: ClassVar[Mapping[str, str]] = {}
+    #: Compiled functions, of systems that have `compile_steps`.
+    compiled: Any = None
+
+    @property
+    def segment_length(self) -> int:
+        """New tokens that are read in one step, L."""
+        return self.config.segment_length
+
+    @property
+    def lookahead(self) -> int:
+        """Own tokens that the context of a segment may contain before they are scored; 0: strictly causal.
+
+        Fair scores count only tokens from this position of a segment on, or feed those before it one by one.
+        What `encode` gives of a segment depends on so many of its first tokens (and of none, where it is 0,
+        before the segment is closed).
+        """
+        return 0
+
+    @property
+    def horizon(self) -> int | None:
+        """Segments of history that can matter to a prediction; None where there is no such bound."""
+        return None
+
+    @property
+    def retrieval(self) -> Retrieval | None:
+        """What the slots of the system hold and how a query scores them; None where nothing is retrieved."""
+        return None
+
+    @property
+    def tokens_read_again(self) -> int:
+        """Raw tokens of what was read before that a segment is read with."""
+        return 0
+
+    def passes(self) -> list[int]:
+        """Positions of the passes that one segment takes."""
+        return [self.segment_length]
+
+    def flops_per_segment(self) -> int:
+        """Floating-point operations of one segment of one stream, forward, without the head."""
+        raise ValueError(f"{type(self).__name__} does not say how many operations a segment takes")
+
+    def at_budget(self, nbytes: int) -> Self:
+        """The same system, all weights shared, as large as fits into so many bytes per stream.
+
+        A system whose state has one size returns itself. ValueError where not even the smallest fits.
+        """
+        return self
+
+    def resized(self, **fields: Any) -> Self:
+        """The same model with other values of fields that no weight depends on (`memory_size`): weights are
+        shared, the config is its own, and memories belong to the one that made them.
+
+        ValueError for a field that the system does not have or that decides the shape of weights.
+        """
+        for name in fields:
+            if name not in self.sizes:
+                known = ", ".join(self.sizes) or "none"
+                raise ValueError(
+                    f"{name} of a {self.config.model_type} cannot be changed; fields that can: {known}"
+                )
+        config = copy.copy(self.config)
+        for name, value in fields.items():
+            setattr(config, name, value)
+        config.check()
+        twin = copy.copy(self)
+        twin.config = config
+        twin.compiled = None  # compiled functions run the model they were made from
+        return twin
+
+    def require(self, what: str) -> None:
+        """ValueError, with the reason, where the system declares that it cannot do `what`."""
+        if what in self.cannot:
+            raise ValueError(f"{self.config.model_type} cannot {what}: {self.cannot[what]}")
+
+    # -- what a system defines ------------------------------------------------------------------------------
+
+    def initial_state(self, batch_size: int) -> MemoryState:
+        """The state of streams that have read nothing: tensors that nothing else refers to."""
+        raise TypeError(f"{type(self).__name__} defines no initial_state")  # pragma: no cover - abstract
+
+    def encode(self, segments: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """What depends on the tokens of each segment alone, for many segments in one pass; see `lookahead`.
+
+        segments int64 [B, S, w], lengths int64 [B, S] (None: all w) -> [B, S, ...], or None when the system
+        needs nothing.
+        """
+        return None
+
+    def step(
+        self,
+        segment: Tensor,
+        state: MemoryState,
+        lengths: Tensor | None = None,
+        encoded: Tensor | None = None,
+    ) -> StepOutput:
+        """Read one segment. Pure: nothing but the return value changes.
+
+        Args:
+            segment: int64 [B, w], w <= L. lengths: int64 [B] real tokens per row; None means all w.
+            encoded: this segment's slice of `encode`; computed here when it is None.
+        A row becomes memory only when it holds all L tokens; the others keep their state.
+        """
+        raise TypeError(f"{type(self).__name__} defines no step")  # pragma: no cover - abstract
+
+    def append(self, memory: Memory, ids: Tensor) -> Tensor | None:
+        """Outputs [B, T, d] at more tokens int64 [B, T] of the open segments, advancing `memory` in place.
+
+        None where that cannot be: then the open segment is run again with the new tokens, which is always
+        right.
+        """
+        return None
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of outputs [..., d]."""
+        output = self.get_output_embeddings()
+        assert output is not None
+        return output(hidden)
+
+    def token_loss(self, hidden: Tensor, goal: Tensor, count: Tensor | int) -> Tensor:
+        """Sum of cross-entropies of outputs [B, w, d] against goal int64 [B, w] (-100: none), over count."""
+        logits = self.head(hidden)
+        return self.loss_function(
+            logits=logits,
+            labels=None,
+            vocab_size=logits.shape[-1],
+            num_items_in_batch=count,
+            shift_labels=goal.contiguous(),
+        )
+
+    # -- memories -------------------------------------------------------------------------------------------
+
+    def new_memory(self, batch_size: int) -> Memory:
+        """The memory of streams that have read nothing."""
+        ids = torch.zeros(batch_size, self.segment_length, dtype=torch.long, device=self.input_device)
+        lengths = torch.zeros(batch_size, dtype=torch.long, device=self.input_device)
+        return Memory(self.initial_state(batch_size), ids, lengths, self.origin())
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where token ids are looked up."""
+        return self.device
+
+    def origin(self) -> LiveOrigin:
+        """What ties a memory to this model. The fingerprint is only computed when somebody saves or loads."""
+        return LiveOrigin(self)
+
+    def adopt(self, memory: Memory, source: Any = "the memory") -> Memory:
+        """Check that `memory` was made by this model, and move it to its device. ValueError if it was not."""
+        return adopt(memory, self.origin(), self.initial_state(1), self.input_device, source)
+
+    def memory_for(self, cache: Any, batch: int) -> Memory:
+        """`cache` as this model's memory of `batch` streams; a new one for None or an empty stock cache."""
+        if isinstance(cache, Memory):
+            if cache.batch_size != batch:
+                raise ValueError(f"the memory holds {cache.batch_size} streams and the input {batch} rows")
+            mine = isinstance(cache.origin, LiveOrigin) and cache.origin.owner is self
+            return cache if mine else self.adopt(cache)
+        if cache is not None and (not isinstance(cache, Cache) or cache.get_seq_length() > 0):
+            kind = ("filled " if isinstance(cache, Cache) else "") + type(cache).__name__
+            raise ValueError(f"past_key_values must be a hmt Memory made by this model, not a {kind}")
+        return self.new_memory(batch)
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def read(
+        self,
+        input_ids: Any,
+        attention_mask: Tensor | None = None,
+        memory: Memory | None = None,
+        *,
+        chunk: int = 8,
+        progress: Progress | None = None,
+    ) -> Memory:
+        """Read text into a memory: no logits, constant memory, any length.
+
+        Args:
+            input_ids: int64 [B, T], [T] or a list of ids. attention_mask: as in `forward`.
+            memory: what to add to; left untouched. None starts new streams.
+            chunk: segments that are encoded in one batch (more is faster and takes more memory).
+            progress: called as progress(tokens_done) after each segment, of all streams together.
+        Returns a new `Memory`. ValueError for ids that are none of this model, and for rows of padding.
+        """
+        return reading.read(self, input_ids, attention_mask, memory, chunk, progress)
+
+    def read_many(
+        self,
+        documents: Iterable,
+        *,
+        batch_size: int = 8,
+        chunk: int = 8,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Memory]]:
+        """Read many documents, `batch_size` at a time, into one memory each.
+
+        Args:
+            documents: sequences of ids (int64 [T] or lists), taken only when there is a free place.
+            progress: called as progress(tokens_done), of all documents together.
+        Yields (index, memory of one stream) as documents end: the short ones first.
+        """
+        return reading.read_many(self, documents, batch_size, chunk, progress)
+
+    def run(
+        self,
+        grid: Grid,
+        state: MemoryState,
+        *,
+        bptt_depth: int | None = None,
+        replay: bool = False,
+        chunk: int | None = None,
+        after: Callable[[int, StepOutput], StepOutput] | None = None,
+    ) -> Iterator[tuple[int, StepOutput]]:
+        """Step over the segments of a grid, yielding (index, output); see `hmt.model.running.run`."""
+        return running.run(self, grid, state, bptt_depth=bptt_depth, replay=replay, chunk=chunk, after=after)
+
+    # -- any length ---------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor | None = None,
+        recall_targets: Tensor | None = None,
+        recall_loss_weight: float = 0.0,
+        recall_negatives: bool = False,
+        bptt_depth: int | None = None,
+        replay: bool = False,
+        chunk: int | None = None,
+        output_recall: bool = False,
+        inputs_embeds: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> MemoryOutput | tuple:
+        """Read new tokens, of any length, on top of a memory.
+
+        Args:
+            input_ids: int64 [B, T], only tokens the memory has not seen.
+            attention_mask: [B, T] (or longer: the last T columns count), 0 at padding, which may stand
+                anywhere.
+            labels: int64 [B, T] aligned with `input_ids`, -100 where not scored. The loss is the sum over all
+                scored tokens of all segments divided by their number (`num_items_in_batch`, if the Trainer
+                passes it).
+            past_key_values: a `Memory`; None starts new streams.
+            use_cache: return a `Memory` (default: yes, unless training or scoring labels without one).
+            logits_to_keep: as in transformers: 0 or None all, n the last n columns, or a 1-D index tensor.
+                When training with labels and this is None, no logits are returned (they would not fit for
+                long samples).
+            recall_targets: int64 [B, S], for each segment of the call the (absolute) segment its recall
+                should point at, -100 for none.
+            recall_loss_weight: weight of the recall loss in `loss`.
+            recall_negatives: let the memory embeddings of the other streams of the batch join the recall loss
+                as wrong answers, so that recall learns to be sharp among many segments from samples of few.
+            bptt_depth, replay, chunk: see `run`.
+            output_recall: return recall weights.
+        Returns a `MemoryOutput`. At a masked column the logits are those of the last real token before it.
+        """
+        if inputs_embeds is not None:
+            raise ValueError(
+                "pass input_ids: sensory memory keeps raw tokens, so inputs_embeds cannot be read"
+            )
+        inputs.check_keywords(kwargs, self.forward)
+        input_ids = inputs.check_ids(input_ids)
+        mask = inputs.check_mask(attention_mask, input_ids)
+        inputs.check_training(input_ids, labels, recall_targets, bptt_depth, chunk)
+        batch, width = input_ids.shape
+        given = past_key_values is not None
+        memory = self.memory_for(past_key_values, batch)
+        if use_cache is None:
+            use_cache = given or not (self.training or labels is not None)
+        columns = inputs.kept_columns(logits_to_keep, width).to(input_ids.device)
+        plain = labels is None and recall_targets is None and not output_recall
+        alone = use_cache and plain and not (self.training or torch.is_grad_enabled())
+        if alone and (mask is None or bool(mask.all())):
+            # of a single token elsewhere it would wait for the device
+            if width > 1 or input_ids.device.type == "cpu":
+                inputs.check_vocabulary(input_ids, self.config.vocab_size)
+            appended = self.append(memory, input_ids)
+            if appended is not None:
+                memory.columns_fed += width
+                logits = self.head(appended.index_select(1, columns))
+                return self._output(return_dict, logits=logits, past_key_values=memory)
+
+        grid = self._grid(input_ids, mask, memory, fresh=not given)
+        targets = None if labels is None else shift_labels(grid, labels, mask)
+        count: Any = kwargs.get("num_items_in_batch")
+        if targets is not None and count is None:
+            count = (targets != -100).sum().clamp(min=1)
+        keeping = logits_to_keep is not None or not self.training or labels is None
+        recalling = recall_targets is not None or output_recall
+        # Losses of single segments are what replay needs; else the hidden states are there at the end anyway,
+        # and a fused kernel then keeps one gradient of the head instead of one per segment.
+        each = replay or not torch.is_grad_enabled()
+        stored = keeping or (targets is not None and not each)
+        score = partial(self.token_loss, count=count)
+
+        def only_what_is_used(index: int, out: StepOutput) -> StepOutput:
+            if targets is not None and each:
+                start = index * grid.segment_length
+                out.loss = score(out.hidden, targets[:, start : start + out.hidden.shape[1]])
+            return replace(
+                out,
+                # not a slice, which would keep the whole
+                hidden=out.hidden if stored else out.hidden.new_zeros(0),
+                recall=out.recall if recalling else None,
+                query=out.query if recall_negatives else None,
+            )
+
+        state, kept, losses, recalls, queries = memory.state, [], [], [], []
+        options: dict[str, Any] = {"bptt_depth": bptt_depth, "replay": replay, "chunk": chunk}
+        for _, out in self.run(grid, state, after=only_what_is_used, **options):
+            state = out.state
+            kept.append(out.hidden)
+            if out.loss is not None:
+                losses.append(out.loss)
+            if out.recall is not None:
+                recalls.append(out.recall)
+            if out.query is not None:
+                queries.append(out.query)
+        state = state.consolidated()
+
+        stream = torch.cat(kept, dim=1) if stored else None
+        loss = torch.stack(losses).sum() if losses else None
+        if targets is not None and stream is not None and not each:
+            loss = score(stream, targets[:, : stream.shape[1]])
+        logits = None
+        if keeping:
+            assert stream is not None
+            at = grid.positions.index_select(1, columns).clamp(min=0)
+            wanted = stream.gather(1, at.unsqueeze(-1).expand(-1, -1, stream.shape[-1]))
+            logits = self.head(wanted)
+
+        recall = torch.stack(recalls, dim=1) if recalls else None
+        recall_loss = None
+        if recall_targets is not None and recall is not None:
+            recall_loss = self._recall_loss(
+                recall, queries if recall_negatives else None, recall_targets, memory.state, state, grid
+            )
+            if loss is not None and recall_loss_weight:
+                loss = loss + recall_loss_weight * recall_loss
+        if use_cache:
+            self._advance(memory, state, grid, width)
+        return self._output(
+            return_dict,
+            loss=loss,
+            logits=logits,
+            past_key_values=memory if use_cache else None,
+            recall=recall.exp() if output_recall and recall is not None else None,
+            recall_loss=recall_loss,
+        )
+
+    # -- pieces of forward --------------------------------------------------------------------------------
+
+    def _grid(self, ids: Tensor, mask: Tensor | None, memory: Memory, fresh: bool) -> Grid:
+        grid = make_grid(ids, mask, memory.open_ids, memory.open_lengths, self.config.segment_length)
+        inputs.check_vocabulary(grid.ids, self.config.vocab_size)
+        if fresh and grid.shortest == 0:
+            inputs.check_rows(grid.lengths.tolist())
+        return grid
+
+    def _advance(self, memory: Memory, state: MemoryState, grid: Grid, columns: int) -> None:
+        memory.state = state
+        memory.open_ids, memory.open_lengths = grid.tail()
+        memory.open = None
+        memory.columns_fed += columns
+
+    def _recall_loss(
+        self,
+        recall: Tensor,
+        queries: list[Tensor] | None,
+        targets: Tensor,
+        before: MemoryState,
+        after: MemoryState,
+        grid: Grid,
+    ) -> Tensor:
+        """queries: for a loss over the banks of the whole batch; None for one over each stream's own."""
+        now = before.segments[:, None] + torch.arange(recall.shape[1], device=recall.device)
+        assert self.retrieval is not None  # a system that recalls knows what its slots hold
+        held = self.retrieval.held(now.flatten() if queries is None else after.segments)
+        if queries is None:
+            return own_bank(recall, targets, held.view(*now.shape, -1), grid.lengths, grid.segment_length)
+        scores = self.retrieval.scores(torch.stack(queries, dim=1), after)
+        return in_batch(scores, targets, held, now, grid.lengths, grid.segment_length)
+
+    @staticmethod
+    def _output(return_dict: bool | None, **fields) -> MemoryOutput | tuple:
+        output = MemoryOutput(**fields)
+        return output.to_tuple() if return_dict is False else output

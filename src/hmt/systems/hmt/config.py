@@ -1,0 +1,63 @@
+"""Configuration of a Hierarchical Memory Transformer."""
+
+# No `from __future__ import annotations` here: @strict does not check field types that are strings.
+
+from typing import Literal
+
+from hmt.config import MemoryConfig, strict
+
+
+@strict
+class HMTConfig(MemoryConfig):
+    """Configuration of an HMT. Paper's symbols in brackets; see `MemoryConfig` for the shared fields.
+
+    Args:
+        summary_length: leading tokens of a segment that its summary covers [j]; None means L/2.
+        sensory_length: raw tokens of the previous segment that are read again [k].
+        memory_size: memory embeddings kept, first in first out [N].
+        recall_dim: width of W_q and W_k [d_h]; None means the width of the embeddings.
+        recall_query: where the query comes from: "segment" (head of the segment being read: the paper; its
+            recall prompt sees the first j tokens, so only positions >= j are scored fairly), "previous" (tail
+            of the segment before: strictly causal), "memory" (the last memory embedding: causal, and no
+            summary pass) or "inline" (ours: the summary prompt stands after the first j tokens of the segment
+            and the recall prompt behind it: causal, and no summary pass; the first j tokens are read without
+            memory).
+        recall: False is training stage 1.
+        embeddings_per_segment: vectors that a segment leaves behind [1 in the paper]. A bank of N segments
+            holds N times as many; recall chooses segments, by the first vector of each.
+        write_prompt: what stands at the end of a segment, whose outputs become the memory embedding: "recall"
+            (the recall prompt again: the paper) or "learned" (ours: learned vectors).
+    """
+
+    model_type = "hmt"
+
+    summary_length: int | None = None
+    sensory_length: int = 32
+    memory_size: int = 300
+    recall_dim: int | None = None
+    recall_query: Literal["segment", "previous", "memory", "inline"] = "segment"
+    recall: bool = True
+    embeddings_per_segment: int = 1
+    write_prompt: Literal["recall", "learned"] = "recall"
+
+    def __post_init__(self, **kwargs):
+        if self.summary_length is None:
+            self.summary_length = max(1, self.segment_length // 2)
+        super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        super().check()
+        assert self.summary_length is not None  # filled in by __post_init__
+        if not 1 <= self.summary_length <= self.segment_length:
+            raise ValueError(
+                f"summary_length must be between 1 and segment_length ({self.segment_length}), "
+                f"got {self.summary_length}"
+            )
+        if self.sensory_length < 0:
+            raise ValueError(f"sensory_length must not be negative, got {self.sensory_length}")
+        if self.memory_size < 1:
+            raise ValueError(f"memory_size must be at least 1, got {self.memory_size}")
+        if self.embeddings_per_segment < 1:
+            raise ValueError(f"embeddings_per_segment must be at least 1, got {self.embeddings_per_segment}")
+        if self.recall_dim is not None and self.recall_dim < 1:
+            raise ValueError(f"recall_dim must be at least 1, got {self.recall_dim}")
