@@ -122,7 +122,7 @@ def test_without_mask_and_positions_every_family_is_causal(family, attention):
     first = torch.randn(1, 12, bb.embedding_table(loaded).embedding_dim).to(loaded.dtype)
     second = torch.cat([first[:, :7], -first[:, 7:]], dim=1)
     with torch.no_grad():
-        one, two = bb.last_hidden(loaded, first)[0], bb.last_hidden(loaded, second)[0]
+        one, two = bb.run(loaded, first).hidden, bb.run(loaded, second).hidden
     assert torch.equal(one[:, :7], two[:, :7]) and not torch.equal(one[:, 7:], two[:, 7:])
 
 

@@ -33,8 +33,8 @@ class BackboneMemory(BackboneWrapper):
 
     Optional: `add_modules`, `encode`, `layer_memory`, `open_cache`, and what `StreamingLM` lets it declare.
     TypeError when a class is made that overrides one half of this and would compute something else in the
-    other: `step` or `append` (extend `BackboneWrapper` for a system with a step of its own), or `layout` without
-    `update`.
+    other: `step` or `append` (extend `BackboneWrapper` for a system with a step of its own), or `layout`
+    without `update`.
     """
 
     #: Whether `update` is given the outputs at the tokens (`SegmentRecord.hidden`).
@@ -84,7 +84,7 @@ class BackboneMemory(BackboneWrapper):
         """Keys and values that a segment is run behind, and the mask int64 [B, C] of their positions.
 
         The cache is a new transformers `Cache`, which the segment is written to; its mask is None where no
-        row is padded. It is handed to `update` (`SegmentRecord.cache`). None: a segment begins with an empty one.
+        row is padded. It is handed to `update` (`SegmentRecord.cache`). None: a segment begins without one.
         """
         return None
 

@@ -116,9 +116,9 @@ class PlainReader(Reader):
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long)
         embed = self.backbone.get_input_embeddings()
         with bb.evaluating(self.backbone):
-            return bb.last_hidden(
+            return bb.run(
                 self.backbone, embed(ids.to(bb.embedding_table(self.backbone).weight.device))
-            )[0]
+            ).hidden
 
     def read_again(self, context: int, segment_length: int) -> float:
         """Operations per token where `context` tokens pass through the backbone again with every segment."""
