@@ -1,5 +1,6 @@
 """The wrapped Hugging Face causal LM: loading it, checking it, calling it, counting its operations."""
 
+from hmt.backbone.aligned import align, aligned
 from hmt.backbone.checks import (
     check_backbone,
     check_causal,
@@ -21,6 +22,8 @@ from hmt.backbone.run import (
 
 __all__ = [
     "Vectors",
+    "align",
+    "aligned",
     "check_backbone",
     "check_causal",
     "check_head",
