@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 import hmt
 from hmt import HMTForCausalLM, Memory, WindowForCausalLM
-from hmt.backbone.aligned import ALIGNMENT, align, aligned
+from hmt.backbone.aligned import ALIGNMENT, align, align_tensor
 from hmt.training.checkpoints import load_weights
 
 FIELDS = {"segment_length": 8, "sensory_length": 2, "memory_size": 3}
@@ -67,8 +67,8 @@ def test_only_what_is_not_aligned_is_moved():
 
 def test_a_single_tensor():
     tensor = torch.randn(5, 3)
-    assert aligned(tensor) is tensor
-    moved = aligned(misaligned(tensor))
+    assert align_tensor(tensor) is tensor
+    moved = align_tensor(misaligned(tensor))
     assert moved.data_ptr() % ALIGNMENT == 0 and torch.equal(moved, tensor)
 
 

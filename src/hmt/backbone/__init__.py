@@ -1,6 +1,6 @@
 """The wrapped Hugging Face causal LM: loading it, checking it, calling it, counting its operations."""
 
-from hmt.backbone.aligned import align, aligned
+from hmt.backbone.aligned import align, align_tensor
 from hmt.backbone.checks import (
     check_backbone,
     check_causal,
@@ -23,7 +23,7 @@ from hmt.backbone.run import (
 __all__ = [
     "Vectors",
     "align",
-    "aligned",
+    "align_tensor",
     "check_backbone",
     "check_causal",
     "check_head",

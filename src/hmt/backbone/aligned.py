@@ -16,7 +16,7 @@ ALIGNMENT = 64  # bytes: of PyTorch's CPU allocator, and of the widest vector re
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def aligned(tensor: Tensor) -> Tensor:
+def align_tensor(tensor: Tensor) -> Tensor:
     """`tensor`, or a copy of it where it is on the CPU and its address is no multiple of 64 bytes."""
     return tensor.clone() if _misaligned(tensor) else tensor
 

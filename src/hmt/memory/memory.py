@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, StaticCache
 
-from hmt.backbone import aligned
+from hmt.backbone import align_tensor
 from hmt.memory.identity import LiveOrigin, Origin
 from hmt.memory.state import MemoryState
 from hmt.model.layout import Frame
@@ -242,7 +242,9 @@ class Memory(Cache):
                 metadata["fingerprint"], metadata["system"], metadata["model"], json.loads(metadata["fields"])
             )
             state = {
-                n.removeprefix("state."): aligned(t) for n, t in tensors.items() if n.startswith("state.")
+                n.removeprefix("state."): align_tensor(t)
+                for n, t in tensors.items()
+                if n.startswith("state.")
             }
             memory = cls(MemoryState(state), tensors["open.ids"], tensors["open.lengths"], origin)
             memory.info()
