@@ -1,5 +1,6 @@
 """The wrapped Hugging Face causal LM: loading it, checking it, calling it, counting its operations."""
 
+from hmt.backbone.aligned import align, align_tensor
 from hmt.backbone.checks import (
     check_backbone,
     check_causal,
@@ -32,6 +33,8 @@ __all__ = [
     "Pass",
     "RollingCache",
     "Vectors",
+    "align",
+    "align_tensor",
     "check_backbone",
     "check_causal",
     "check_head",

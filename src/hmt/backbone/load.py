@@ -9,6 +9,7 @@ from typing import TypeVar
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
+from hmt.backbone.aligned import align
 from hmt.backbone.checks import check_backbone
 
 logger = logging.get_logger(__name__)
@@ -17,7 +18,10 @@ T = TypeVar("T")
 
 
 def load_backbone(source: str | PreTrainedModel, **kwargs) -> PreTrainedModel:
-    """A causal LM from a hub id, a folder or a model object; ValueError when it cannot be wrapped."""
+    """A causal LM from a hub id, a folder or a model object; ValueError when it cannot be wrapped.
+
+    Its weights are aligned (`hmt.backbone.aligned`), those of an object too: the same parameters, moved.
+    """
     if isinstance(source, PreTrainedModel):
         if kwargs:
             raise ValueError(
@@ -31,6 +35,7 @@ def load_backbone(source: str | PreTrainedModel, **kwargs) -> PreTrainedModel:
             f"a backbone is a hub id, a folder or a PreTrainedModel, not {type(source).__name__}"
         )
     check_backbone(backbone)
+    align(backbone)
     return backbone
 
 

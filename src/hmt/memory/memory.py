@@ -10,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from hmt.backbone import align_tensor
 from hmt.memory.identity import LiveOrigin, Origin, check_same
 from hmt.memory.state import MemoryState
 from hmt.util.files import checksum, read_safetensors, write_atomically
@@ -206,7 +207,11 @@ class Memory(Cache):
             origin = Origin(
                 metadata["fingerprint"], metadata["system"], metadata["model"], json.loads(metadata["fields"])
             )
-            state = {n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")}
+            state = {
+                n.removeprefix("state."): align_tensor(t)
+                for n, t in tensors.items()
+                if n.startswith("state.")
+            }
             memory = cls(MemoryState(state), tensors["open.ids"], tensors["open.lengths"], origin)
             memory.info()
         except (KeyError, AttributeError, json.JSONDecodeError) as error:

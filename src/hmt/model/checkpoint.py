@@ -222,7 +222,9 @@ class BackboneWrapper(StreamingLM):
             known = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
         if not getattr(known, "adapter_only", False):
             load = partial(super().from_pretrained, pretrained_model_name_or_path, *args, config=config)
-            return bb.load_with_attention(load, kwargs)
+            loaded = bb.load_with_attention(load, kwargs)
+            bb.align(loaded[0] if isinstance(loaded, tuple) else loaded)  # with output_loading_info a pair
+            return loaded
         options = {k: v for k, v in kwargs.items() if k not in (*_HUB_OPTIONS, "output_loading_info")}
         if known.base_model_revision:
             options["revision"] = known.base_model_revision
@@ -255,6 +257,7 @@ class BackboneWrapper(StreamingLM):
         except OSError:  # a folder without one
             model.generation_config = backbone.generation_config
         model.config.name_or_path = str(pretrained_model_name_or_path)
+        bb.align(model)  # the adapter's weights; those of the backbone are
         return model.eval()
 
     @torch.no_grad()

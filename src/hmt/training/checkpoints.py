@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.trainer import TRAINER_STATE_NAME
 
+from hmt.backbone import align
 from hmt.model.checkpoint import ADAPTER_FOLDER, MEMORY_WEIGHTS
 from hmt.util.files import write_atomically
 
@@ -72,6 +73,7 @@ def load_weights(model, folder: Path) -> None:
         )
     for name, value in weights.items():
         own[name].copy_(value)
+    align(model)  # copies do not move weights, but an adapter's may be those of its file
 
 
 def _load_adapter(backbone, folder: Path) -> None:
