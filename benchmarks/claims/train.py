@@ -43,6 +43,7 @@ def main() -> None:
         "--begin", help="a row to go on from, by the last stage alone, instead of the backbone"
     )
     parser.add_argument("--suffix", default="", help="behind the names of the rows")
+    parser.add_argument("--plain", action="store_true", help="in float32 and not compiled")
     a = parser.parse_args()
     attn = "sdpa" if torch.cuda.is_available() else "eager"
     text = documents(a.folder)
@@ -53,6 +54,8 @@ def main() -> None:
         variant, begun = VARIANTS[name], time.monotonic()
         torch.manual_seed(a.seed)
         recipe = variant.recipe(a.seed, a.rate, a.scale)
+        if a.plain:
+            recipe = replace(recipe, bf16=False, compile=False)
         if a.begin:
             begin = a.folder / "models" / f"{a.begin}-{a.seed}"
             model = hmt.load_model(begin, attn_implementation=attn)

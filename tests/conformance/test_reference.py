@@ -21,6 +21,11 @@ def check_memory(model, memory, row, ids, expected):
         if name in state.tensors:
             kept = ids[: closed * L][max(0, closed * L - state[name].shape[1]) :]
             assert torch.equal(state[name][row, state[name].shape[1] - len(kept) :], kept)
+    for name, want in expected.state.items() if closed else ():
+        got = state[name][row]
+        if got.shape != want.shape:  # the slots that are filled
+            got = got[..., got.shape[-2] - want.shape[-2] :, :]
+        close(got, want)
     if closed and "memory" in state.tensors:
         close(state["memory"][row], expected.memory[-1])
     if "bank" in state.tensors:

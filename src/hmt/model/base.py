@@ -143,7 +143,7 @@ class BackboneMemory(BackboneWrapper):
         parts, tokens = embed_parts(self, layout.parts, segment)
         running = OpenSegment(layout, parts, [0] * len(segment))
         if opened is not None:
-            running.cache, running.mask = opened
+            running.given(opened)
         # what a row holds beyond its length changes nothing before it, and is not recorded
         found = place_tokens(self, state, running, tokens, reached=lengths)
         whole = not running.parts

@@ -54,7 +54,6 @@ class BackboneWrapper(StreamingLM):
                 part._is_hf_initialized = True  # post_init must not initialise trained weights again
         self.backbone = backbone
         self.compiled = None  # see `BackboneMemory.compile_steps`
-        self.check_backbone()
         self.add_modules(bb.embedding_table(backbone).embedding_dim)
         self.post_init()
 
@@ -107,6 +106,7 @@ class BackboneWrapper(StreamingLM):
         fields.setdefault("base_model_revision", (backbone_kwargs or {}).get("revision"))
         config = cls.config_class(text_config=backbone.config, **fields)
         model = cls(config, backbone=backbone)
+        model.check_backbone()
         bb.check_causal(backbone)  # only now: its config has become part of another
         model.match_backbone()
         model.start_vectors(bb.embedding_table(backbone).weight)

@@ -98,7 +98,7 @@ def open_segment(model: Appender, memory: Memory, ids: Tensor) -> OpenSegment | 
     segment = OpenSegment(layout, parts, [0] * len(held), encoded=encoded, settled=settled)
     opened = model.open_cache(state)
     if opened is not None:
-        segment.cache, segment.mask = opened
+        segment.given(opened)
     elif model.compiled and alike and settled and not layout.padded:
         segment.cache = model.compiled.lend_cache(segment, len(held))
     if max(held):

@@ -99,7 +99,8 @@ class Layout:
 
     def check(self, segment_length: int, batch: int, start: int = 0) -> None:
         """ValueError unless the parts are a whole segment, from token `start` on, without gap or overlap."""
-        at, names, last = start, set[str](), len(self.parts) - 1
+        names: set[str] = set()
+        at, last = start, len(self.parts) - 1
         for place, part in enumerate(self.parts):
             if isinstance(part, Tokens):
                 until = segment_length if part.until is None else part.until

@@ -56,6 +56,7 @@ class OpenSegment:
             each row had before them.
         cache, mask: keys and values of what was run, and its positions int64 [B, C] (None: none is padding).
             No cache before something has to stand behind what is run.
+        base: positions of a cache that the segment was given (`open_cache`).
         encoded: of the segment, where its layout depends on it.
         settled: whether one more token leaves the layout as it is. Else it is laid out anew.
         kept, layers: see `SegmentRecord`.
@@ -67,6 +68,7 @@ class OpenSegment:
     at: list[int]
     cache: Any = None
     mask: Tensor | None = None
+    base: int = 0
     encoded: Tensor | None = None
     settled: bool = True
     blocks: list[Block] = field(default_factory=list)
@@ -76,10 +78,10 @@ class OpenSegment:
     hidden: list[tuple[list[int], Tensor]] = field(default_factory=list)
     starts: list[list[int]] = field(default_factory=list)
 
-    @property
-    def ended(self) -> bool:
-        """All tokens of the longest row are laid out, and everything behind them has been run."""
-        return not self.parts and not self.blocks
+    def given(self, opened: tuple[Any, Tensor | None]) -> None:
+        """Begin behind a cache of the system's own, see `BackboneMemory.open_cache`."""
+        self.cache, self.mask = opened
+        self.base = int(self.cache.get_seq_length())
 
     def select(self, index: Tensor) -> bool:
         """Keep the streams named by `index`; False where that cannot be, and it must be laid out anew."""
@@ -231,7 +233,9 @@ def run_laid_out(
             if before is None:
                 before = new.new_ones(len(new), int(segment.cache.get_seq_length()))
             mask = segment.mask = torch.cat([before, new], dim=1)
-            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -row.vectors.shape[1] :]
+            # behind places of a cache that was given, the first of which may be empty
+            counted = segment.base + (mask[:, segment.base :].cumsum(1) - 1).clamp(min=0)
+            positions = counted[:, -row.vectors.shape[1] :]
     done = model.run_pass(row.vectors, state, cache=segment.cache, mask=mask, positions=positions)
     tokens, answer = [], None
     for block, wanted in enumerate(segment.wanted):
