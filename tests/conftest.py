@@ -1,4 +1,4 @@
-"""What every test gets: no network, one thread, fixed seeds."""
+"""What every test gets: no network, one thread (or OMP_NUM_THREADS), fixed seeds."""
 
 import os
 
@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 # The first example of a property test pays for torch's lazy set-up, which would break any deadline.
 hypothesis.settings.register_profile("hmt", deadline=None)
