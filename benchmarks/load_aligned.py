@@ -41,14 +41,14 @@ def save(folder: Path, layers: int, dtype: torch.dtype) -> None:
 
 
 class AnonymousPeak(threading.Thread):
-    """The most memory of this process that no file backs, looked at every millisecond."""
+    """The most memory of this process that no file backs, looked at fifty times a second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.peak, self.over = 0, threading.Event()
 
     def run(self) -> None:
-        while not self.over.wait(0.001):
+        while not self.over.wait(0.02):
             status = Path("/proc/self/status").read_text()
             found = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
             self.peak = max(self.peak, 1024 * int(found[1]) if found else 0)

@@ -1,4 +1,4 @@
-"""What every test gets: no network, one thread, fixed seeds."""
+"""What every test gets: no network, one thread (or OMP_NUM_THREADS), fixed seeds."""
 
 import os
 
@@ -11,6 +11,9 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )
+# For the processes that tests start, too. Waiting threads must not spin: other workers need the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import ipaddress
 import random
@@ -21,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # The first example of a property test pays for torch's lazy set-up, which would break any deadline.
 hypothesis.settings.register_profile("hmt", deadline=None)

@@ -79,7 +79,7 @@ def test_saved_memory_has_read_prompt_and_answer(hmt, folders, memory):
     got = Memory.load("n.hmt")
     assert got.tokens_read.equal(want.tokens_read) and got.open_ids.equal(want.open_ids)
     for name, tensor in want.state.tensors.items():
-        torch.testing.assert_close(got.state[name], tensor)
+        torch.testing.assert_close(got.state[name], tensor, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize(

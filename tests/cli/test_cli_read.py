@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -17,9 +18,11 @@ from .models import TEXT, make_tokenizer
 
 
 def same(a: Memory, b: Memory) -> bool:
+    """Ids and counters exactly; vectors closely, because pieces pass through products of other shapes."""
     tensors = [(a.open_ids, b.open_ids), (a.open_lengths, b.open_lengths)]
     tensors += [(a.state[name], b.state[name]) for name in a.state.tensors]
-    return all(torch.equal(x, y) for x, y in tensors)
+    close = {True: partial(torch.allclose, rtol=1e-4, atol=2e-5), False: torch.equal}
+    return all(close[x.is_floating_point()](x, y) for x, y in tensors)
 
 
 def whole(folder, text=TEXT) -> Memory:

@@ -55,7 +55,7 @@ def test_a_new_process_continues_bit_for_bit(model, file, tmp_path):
     model.save_pretrained(tmp_path / "model")
     script = """
 import sys, torch
-torch.set_num_threads(1)
+torch.set_num_threads(%d)
 from hmt import HMTForCausalLM
 from hmt import Memory
 folder, file, answer = sys.argv[1:]
@@ -65,7 +65,7 @@ question = torch.tensor([%s])
 with torch.no_grad():
     torch.save((model(question, past_key_values=memory).logits, model.generate(question, max_new_tokens=12,
         past_key_values=Memory.load(file, model=model))), answer)
-""" % QUESTION.tolist()  # noqa: UP031
+""" % (torch.get_num_threads(), QUESTION.tolist())  # noqa: UP031
     paths = [str(tmp_path / "model"), str(file), str(tmp_path / "answer.pt")]
     root = Path(__file__).parents[2]
     subprocess.run(

@@ -90,7 +90,7 @@ def test_a_masked_column_repeats_the_logits_before_it():
     ids, mask = pad(ragged([5, 9]), "right")
     with torch.no_grad():
         logits = model(ids, attention_mask=mask).logits
-    assert torch.equal(logits[0, 5:], logits[0, 4].expand(6, -1))
+    close(logits[0, 5:], logits[0, 4].expand(6, -1))
 
 
 @CASE
@@ -128,10 +128,8 @@ def test_hmt_without_recall_and_sensory_tokens_is_rmt(family, m):
     ids, mask = pad(ragged([3 * L + 3, L]), "left")
     with torch.no_grad():
         ours, theirs = hmt(ids, attention_mask=mask), rmt(ids, attention_mask=mask)
-    assert torch.equal(ours.logits, theirs.logits)
-    assert torch.equal(
-        ours.past_key_values.state["latest"], theirs.past_key_values.state["memory"].flatten(1)
-    )
+    close(ours.logits, theirs.logits)
+    close(ours.past_key_values.state["latest"], theirs.past_key_values.state["memory"].flatten(1))
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom", "gemma2"])
