@@ -19,7 +19,7 @@ def test_full_attention_in_chunks_equals_one_pass(family):
     ids = torch.stack([random_ids(29, seed) for seed in (0, 1)])
     reader = FullAttentionReader(backbone, chunk=8)
     with torch.no_grad():
-        whole = bb.last_hidden(backbone, backbone.get_input_embeddings()(ids))[0]
+        whole = bb.run(backbone, backbone.get_input_embeddings()(ids)).hidden
         want = backbone(ids, use_cache=False).logits.argmax(-1)
     pieces = torch.cat(list(reader.hidden(ids, reader.new_cache())), dim=1)
     torch.testing.assert_close(pieces, whole, atol=2e-5, rtol=1e-4)

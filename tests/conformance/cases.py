@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import torch
 from backbones import FAMILIES, random_ids, tiny_backbone
 from torch import Tensor
 
+import hmt.systems
 from hmt import BackboneMemory
 from hmt.systems import systems
 from hmt.systems.loops import Reference
 
 L, J, K, N = 8, 3, 2, 3  # segment, summary, sensory and bank; N is small so that the ring buffer wraps around
+
+# systems of three kinds that no published one is of: they are found as those of the library are
+hmt.systems.__path__.append(str(Path(__file__).parent / "toys"))
 
 # every example of every system that is registered
 SYSTEMS = {

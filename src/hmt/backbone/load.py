@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
@@ -17,7 +17,7 @@ logger = logging.get_logger(__name__)
 T = TypeVar("T")
 
 
-def load_backbone(source: str | PreTrainedModel, **kwargs) -> PreTrainedModel:
+def load_backbone(source: str | PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
     """A causal LM from a hub id, a folder or a model object; ValueError when it cannot be wrapped.
 
     Its weights are aligned (`hmt.backbone.aligned`), those of an object too: the same parameters, moved.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any, get_args
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,20 +15,23 @@ from transformers import DynamicCache, PreTrainedModel
 from hmt import backbone as bb
 from hmt.bench.settings import Settings
 from hmt.memory.memory import Memory
-from hmt.model.base import SegmentMemoryModel
-from hmt.systems.hmt.model import HMTConfig, HMTForCausalLM
-from hmt.systems.rmt.model import RMTForCausalLM
+from hmt.memory.state import MemoryState
+from hmt.model.base import BackboneMemory
+from hmt.systems import System, systems
 
 
-def recall_queries() -> tuple[str, ...]:
-    """The values that HMT's `recall_query` can take."""
-    kinds = {field.name: field.type for field in fields(HMTConfig)}
-    return get_args(kinds["recall_query"])
+def benched() -> dict[str, tuple[System, dict[str, Any]]]:
+    """What can be measured, by the name it has on the command line: a system, and fields of its config."""
+    return {
+        "-".join(filter(None, (system.name, variant))): (system, dict(fields))
+        for system in systems().values()
+        for variant, fields in system.bench.items()
+    }
 
 
 def system_names() -> tuple[str, ...]:
     """What `--systems` can name."""
-    return (*(f"hmt-{query}" for query in recall_queries()), "rmt", "full")
+    return (*benched(), "full")
 
 
 def chosen_systems(settings: Settings) -> list[str]:
@@ -39,30 +43,23 @@ def chosen_systems(settings: Settings) -> list[str]:
     return [name for name in known if not settings.systems or name in settings.systems]
 
 
-def build_model(name: str, backbone: PreTrainedModel, settings: Settings) -> SegmentMemoryModel:
-    """A system around the (shared) backbone; RMT as published: one memory token, no raw tokens."""
+def build_model(name: str, backbone: PreTrainedModel, settings: Settings) -> BackboneMemory:
+    """A system around the (shared) backbone; sizes that it has and does not set itself are the settings'."""
     torch.manual_seed(settings.seed)
-    length = settings.segment_length
-    model: SegmentMemoryModel
-    if name == "rmt":
-        model = RMTForCausalLM.from_backbone(backbone, segment_length=length)
-    else:
-        model = HMTForCausalLM.from_backbone(
-            backbone,
-            segment_length=length,
-            sensory_length=settings.sensory_length,
-            memory_size=settings.memory_size,
-            recall_query=name.removeprefix("hmt-"),
-        )
-    if settings.compile and (compile_steps := getattr(model, "compile_steps", None)):
-        compile_steps()
+    system, own = benched()[name]
+    sizes = {"sensory_length": settings.sensory_length, "memory_size": settings.memory_size}
+    has = {field.name for field in dataclasses.fields(system.config)}
+    fields = {size: value for size, value in sizes.items() if size in has} | own
+    model = system.model.from_backbone(backbone, segment_length=settings.segment_length, **fields)
+    if settings.compile:
+        model.compile_steps()
     return model.eval()
 
 
 class MemoryReader:
     """A system with memory. What it keeps of a text is a `Memory`."""
 
-    def __init__(self, model: SegmentMemoryModel, chunk: int):
+    def __init__(self, model: BackboneMemory, chunk: int):
         self.model, self.chunk = model, chunk
 
     def read(self, ids: Tensor) -> Memory:
@@ -92,22 +89,20 @@ class MemoryReader:
     def after(self, segments: int, read: int, ids: Tensor) -> Memory:
         """A memory of `segments` segments, the first `read` of them really read from ids int64 [B, n L].
 
-        The others are absorbed with random vectors in place of the backbone's outputs, which fills the memory
-        as reading does: every shape and every counter is that of a memory that has read it all.
+        The last of those is then left behind again and again without being run, which fills the memory as
+        reading does: every shape and every counter is that of a memory that has read it all.
         """
-        model, length = self.model, self.model.config.segment_length
+        model, length = self.model, self.model.segment_length
         read = max(1, min(segments, read))
-        memory = self.model.read(ids[:, : read * length], chunk=self.chunk)
-        table = bb.embedding_table(model.backbone).weight
-        batch, last = ids.shape[0], ids[:, :length]
-        full = torch.ones(batch, dtype=torch.bool, device=ids.device)
-        if segments == read:
-            return memory
-        prepared = model.prepare_one(last, full * length)
-        suffix = model.frame(memory.state, prepared).suffix.shape[1]
-        for _ in range(segments - read):
-            outputs = torch.randn(batch, suffix, table.shape[1], dtype=table.dtype, device=table.device)
-            memory.state = model.absorb(memory.state, outputs, last, full, prepared)
+        memory = model.read(ids[:, : (read - 1) * length], chunk=self.chunk) if read > 1 else None
+        memory = model.new_memory(len(ids)) if memory is None else memory
+        last, state = ids[:, (read - 1) * length : read * length], memory.state
+        encoded = model.encode_one(last, None)
+        record = model.read_segment(last, state.aged(read - 1, read - 1), None, encoded)[2]
+        assert record is not None  # of a whole segment there is one
+        for _ in range(read - 1, segments):
+            state = model.update(state, replace(record, cache=copy.deepcopy(record.cache)))
+        memory.state = MemoryState(state.tensors)
         return memory
 
 

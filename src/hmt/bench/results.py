@@ -14,7 +14,6 @@ import torch
 from hmt.backbone.flops import (
     BackboneFlops,
     peak_flops,
-    segment_flops,
 )
 from hmt.bench.timing import Case
 from hmt.bench.workbench import BACKBONE, Workbench
@@ -78,7 +77,7 @@ def system_facts(bench: Workbench, name: str) -> Row:
     return {
         "positions_per_segment": sum(passes),
         "passes_per_segment": passes,
-        "flops_per_segment": segment_flops(model.backbone, model.passes()),
+        "flops_per_segment": model.flops_per_segment(),
         "memory_bytes": model.new_memory(settings.batch).nbytes,
         "compiled": settings.compile and hasattr(model, "compile_steps"),
     }
@@ -172,7 +171,7 @@ def reading_rows(bench: Workbench) -> list[Row]:
 def reading_flops(bench: Workbench, system: str, length: int) -> int:
     if system == "full":
         return BackboneFlops.of(bench.backbone).full_attention(length)
-    return length // bench.settings.segment_length * _segment_flops(bench, system)
+    return length // bench.settings.segment_length * bench.models[system].flops_per_segment()
 
 
 def decode_rows(bench: Workbench) -> list[Row]:
@@ -206,7 +205,7 @@ def training_rows(bench: Workbench) -> list[Row]:
         tokens = settings.batch * segments * settings.segment_length
         rate = tokens / median(seconds)
         # what the model needs: a recomputed forward pass is no use of the device
-        flops = 3 * settings.batch * segments * (_segment_flops(bench, system) + head)
+        flops = 3 * settings.batch * segments * (bench.models[system].flops_per_segment() + head)
         rows.append(
             {
                 "system": system,
@@ -234,8 +233,7 @@ def crossover(bench: Workbench, reading: list[Row]) -> Row:
     found: Row = {
         "half_attention": count.half_attention(),
         "flops": {
-            name: count.overtaken(segment_flops(model.backbone, model.passes()), length)
-            for name, model in bench.models.items()
+            name: count.overtaken(model.flops_per_segment(), length) for name, model in bench.models.items()
         },
     }
     if "reading" in bench.cases and bench.full is not None:
@@ -261,8 +259,3 @@ def crossing(ratios: dict[int, float]) -> Row | None:
         if y1 >= 0:
             return {"tokens": round(math.exp(x0 - y0 * (x1 - x0) / (y1 - y0))), "at_most": False}
     return None
-
-
-def _segment_flops(bench: Workbench, system: str) -> int:
-    model = bench.models[system]
-    return segment_flops(model.backbone, model.passes())

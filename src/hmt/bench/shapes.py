@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from hmt.backbone import load_backbone
 from hmt.bench.settings import Settings
-from hmt.systems import SYSTEMS, load_model, register
+from hmt.systems import load_model, of_type, register
 
 _LLAMA = {"num_key_value_heads": None, "max_position_embeddings": 2**20, "tie_word_embeddings": True}
 
@@ -141,7 +141,7 @@ def _trained(path: str, kwargs: dict[str, Any]) -> PreTrainedModel:
         raise ValueError(f"--backbone {path} is not there; name the folder of a model, or a hub id")
     register()
     try:
-        if AutoConfig.from_pretrained(path).model_type in SYSTEMS:
+        if of_type(AutoConfig.from_pretrained(path).model_type):
             return load_model(path, **kwargs).backbone
         return load_backbone(path, **kwargs)
     except OSError as error:

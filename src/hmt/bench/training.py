@@ -17,7 +17,7 @@ from hmt import backbone as bb
 from hmt.bench.timing import Case, Laps, take_turns
 from hmt.bench.workbench import BACKBONE, Progress, Workbench
 from hmt.evaluation.units import byte_text
-from hmt.model.base import SegmentMemoryModel
+from hmt.model.base import BackboneMemory
 
 
 def measure_training(bench: Workbench, progress: Progress) -> None:
@@ -36,16 +36,14 @@ def measure_training(bench: Workbench, progress: Progress) -> None:
     take_turns(cases, settings.repeats, bench.skip, progress)
 
 
-def training_step(model: SegmentMemoryModel, ids: Tensor, replay: bool) -> None:
+def training_step(model: BackboneMemory, ids: Tensor, replay: bool) -> None:
     """Forward and backward; gradients are left in the parameters."""
     model.train()
     model(ids, labels=ids, replay=replay).loss.backward()
     model.eval()
 
 
-def _step(
-    bench: Workbench, model: SegmentMemoryModel, facts: dict[str, Any], ids: Tensor, replay: bool
-) -> Case:
+def _step(bench: Workbench, model: BackboneMemory, facts: dict[str, Any], ids: Tensor, replay: bool) -> Case:
     short = ids[:, : 2 * bench.settings.segment_length]
 
     def run(ids: Tensor = ids) -> Laps:
@@ -94,7 +92,7 @@ def loss_of(backbone: Any) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-def no_room(bench: Workbench, model: SegmentMemoryModel, segments: int, replay: bool) -> str | None:
+def no_room(bench: Workbench, model: BackboneMemory, segments: int, replay: bool) -> str | None:
     """Why a step cannot be held in RAM, or None. A GPU says so by itself; a CPU's process would be killed."""
     if bench.on_gpu or replay:
         return None
@@ -107,7 +105,7 @@ def no_room(bench: Workbench, model: SegmentMemoryModel, segments: int, replay: 
     return f"would store about {byte_text(needed)} for the backward pass; {byte_text(free)} are free"
 
 
-def stored_per_segment(model: SegmentMemoryModel, two_segments: Tensor) -> int:
+def stored_per_segment(model: BackboneMemory, two_segments: Tensor) -> int:
     """Bytes that one more segment keeps for the backward pass, counted on the first two."""
 
     def stored(ids: Tensor) -> int:

@@ -15,7 +15,7 @@ from hmt.bench.readers import FullAttentionReader, MemoryReader, Reader, build_m
 from hmt.bench.settings import Settings
 from hmt.bench.shapes import build_backbone, resolve
 from hmt.bench.timing import Case, Clock
-from hmt.model.base import SegmentMemoryModel
+from hmt.model.base import BackboneMemory
 
 BACKBONE = "backbone"  # the case that the bound is made of
 Progress = Callable[[int, int], None]
@@ -34,13 +34,13 @@ class Workbench:
 
     settings: Settings
     backbone: PreTrainedModel
-    models: dict[str, SegmentMemoryModel]
+    models: dict[str, BackboneMemory]
     full: FullAttentionReader | None
     cases: dict[str, list[Case]] = field(default_factory=dict)
     peaks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     skipped: list[dict[str, Any]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
-    stored: dict[SegmentMemoryModel, int] = field(default_factory=dict)
+    stored: dict[BackboneMemory, int] = field(default_factory=dict)
 
     @classmethod
     def build(cls, settings: Settings) -> Workbench:

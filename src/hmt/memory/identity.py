@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,10 +42,10 @@ class LiveOrigin:
         self.owner = owner
         self._version = weights_version(owner)
 
-    def __deepcopy__(self, memo) -> LiveOrigin:
+    def __deepcopy__(self, memo: Any) -> LiveOrigin:
         return self  # a copied memory belongs to the same model, which is not copied
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return Origin, (self.fingerprint, self.system, self.model, self.fields)  # nor pickled
 
     @property
@@ -76,7 +77,7 @@ class LiveOrigin:
         return self.owner.config.memory_fields()
 
 
-def check_same(theirs: Origin | LiveOrigin, mine: LiveOrigin, source) -> None:
+def check_same(theirs: Origin | LiveOrigin, mine: LiveOrigin, source: Any) -> None:
     """ValueError that says in what two models differ."""
     if theirs.system != mine.system:
         raise ValueError(f"{source} belongs to a {theirs.system} model, this is {mine.system}")
@@ -103,7 +104,7 @@ def weights_version(model: nn.Module) -> tuple[int, int]:
     return len(parameters), sum(p._version + getattr(p, _STEPS) for p in parameters)
 
 
-def _count_step(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
+def _count_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     """Fused optimizers (the Trainer's default) write to parameters without raising their version.
 
     Only parameters of models that have made a memory are counted, and nothing of autograd's own is touched.

@@ -106,7 +106,7 @@ class Memory(Cache):
     def detach(self) -> Memory:
         return Memory(self.state.detach(), self.open_ids, self.open_lengths, self.origin)
 
-    def to(self, device) -> Memory:
+    def to(self, device: Any) -> Memory:
         return Memory(
             self.state.to(device), self.open_ids.to(device), self.open_lengths.to(device), self.origin
         )
@@ -167,7 +167,7 @@ class Memory(Cache):
 
     # -- the file -----------------------------------------------------------------------------------------
 
-    def save(self, path) -> None:
+    def save(self, path: Any) -> None:
         """Write one safetensors file. The old file survives a full disk or a kill: write, then rename.
 
         `path` is local or any URL that fsspec knows (`s3://...`). ValueError when the model was trained after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ class MemoryState:
     def detach(self) -> MemoryState:
         return self.map(Tensor.detach)
 
-    def to(self, device) -> MemoryState:
+    def to(self, device: Any) -> MemoryState:
         return self.map(lambda tensor: tensor.to(device))
 
     @staticmethod

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import cached_file
+from typing_extensions import Self
 
 from hmt import backbone as bb
 from hmt.config import MemoryConfig
@@ -90,7 +91,7 @@ class BackboneWrapper(StreamingLM):
     # -- construction -------------------------------------------------------------------------------------
 
     @classmethod
-    def from_backbone(cls, source, *, backbone_kwargs: dict | None = None, **fields):
+    def from_backbone(cls, source: Any, *, backbone_kwargs: dict | None = None, **fields: Any) -> Self:
         """Give a causal LM a (still untrained) memory.
 
         Args:
@@ -136,16 +137,16 @@ class BackboneWrapper(StreamingLM):
         """The modules that the system adds to the backbone."""
         return {name: module for name, module in self.named_children() if name != "backbone"}
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> Any:
         return self.backbone.get_input_embeddings()
 
-    def set_input_embeddings(self, value):
+    def set_input_embeddings(self, value: Any) -> None:
         self.backbone.set_input_embeddings(value)
 
-    def get_output_embeddings(self):
+    def get_output_embeddings(self) -> Any:
         return self.backbone.get_output_embeddings()
 
-    def set_output_embeddings(self, value):
+    def set_output_embeddings(self, value: Any) -> None:
         self.backbone.set_output_embeddings(value)
 
     # -- checkpoints --------------------------------------------------------------------------------------
@@ -156,7 +157,9 @@ class BackboneWrapper(StreamingLM):
     def backbone_is_frozen(self) -> bool:
         return self.has_lora() or not any(p.requires_grad for p in self.backbone.parameters())
 
-    def add_lora(self, *, r: int = 8, alpha: int = 32, dropout: float = 0.1, target_modules=None) -> None:
+    def add_lora(
+        self, *, r: int = 8, alpha: int = 32, dropout: float = 0.1, target_modules: Any = None
+    ) -> None:
         """Freeze the backbone and put LoRA adapters into it (the paper: r = 8); the memory stays trainable.
 
         target_modules: as in peft's LoraConfig; None takes peft's defaults for the model type, or every
@@ -175,7 +178,9 @@ class BackboneWrapper(StreamingLM):
         """Train only what the system adds."""
         self.backbone.requires_grad_(False)
 
-    def save_pretrained(self, save_directory, *args, adapter_only: bool | None = None, **kwargs) -> None:
+    def save_pretrained(
+        self, save_directory: Any, *args: Any, adapter_only: bool | None = None, **kwargs: Any
+    ) -> None:
         """Save to a folder.
 
         adapter_only: save the memory modules and LoRA adapters without the backbone, and refer to it by name.
@@ -214,7 +219,9 @@ class BackboneWrapper(StreamingLM):
         self.generation_config.save_pretrained(folder)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
         """Load what `save_pretrained` wrote; an adapter-only checkpoint fetches its backbone by name."""
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
         known = config
@@ -261,7 +268,7 @@ class BackboneWrapper(StreamingLM):
         return model.eval()
 
     @torch.no_grad()
-    def load_memory_weights(self, file) -> None:
+    def load_memory_weights(self, file: Any) -> None:
         """Fill the system's own modules from `memory.safetensors`; ValueError when they do not fit."""
         weights = load_file(file)
         own = {n: p for n, p in self.named_parameters() if not n.startswith("backbone.")}

@@ -139,16 +139,16 @@ class CompiledSteps:
         """Outputs [B, 1, d] of one vector per stream on top of a static cache."""
         return self._call(self.token, vectors, cache)
 
-    def _call(self, function: Callable, *args) -> Any:
+    def _call(self, function: Callable, *args: Any) -> Any:
         if not self.graphs:
             return function(*args)
         torch.compiler.cudagraph_mark_step_begin()
         return _cloned(function(*args))
 
-    def __deepcopy__(self, memo) -> None:
+    def __deepcopy__(self, memo: Any) -> None:
         return None
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return type(None), ()
 
 
@@ -159,7 +159,7 @@ class _OrPlain:
         self.owner, self.plain = owner, function
         self.compiled: Callable = torch.compile(function, **options)
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         if self.owner.failed:
             return self.plain(*args)
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException

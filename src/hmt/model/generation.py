@@ -28,7 +28,9 @@ class MemoryGenerationMixin(GenerationMixin):
         raise TypeError(f"{type(self).__name__} makes no memories")  # pragma: no cover - abstract
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, *args, past_key_values: Memory | None = None, **kwargs):
+    def generate(
+        self, inputs: Tensor | None = None, *args: Any, past_key_values: Memory | None = None, **kwargs: Any
+    ) -> Any:
         """`transformers` generate: all strategies but assisted decoding, streamers, ragged batches.
 
         `inputs`: int64 [B, T], of any length. `past_key_values` may be a `Memory`; `inputs` are then only the
@@ -57,8 +59,13 @@ class MemoryGenerationMixin(GenerationMixin):
         return kwargs.get("use_cache") is not False and getattr(given, "use_cache", True) is not False
 
     def prepare_inputs_for_generation(
-        self, input_ids, past_key_values=None, attention_mask=None, next_sequence_length=None, **kwargs
-    ):
+        self,
+        input_ids: Any,
+        past_key_values: Any = None,
+        attention_mask: Any = None,
+        next_sequence_length: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         # Stock code slices the ids by comparing lengths with the cache, which is wrong for "memory + only new
         # ids". The memory itself knows how many columns of this call's ids it has been fed.
         if isinstance(past_key_values, Memory):

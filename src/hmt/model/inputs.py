@@ -36,7 +36,7 @@ def check_keywords(given: Mapping[str, Any], forward: Callable) -> None:
         raise TypeError(f"forward takes no keyword {name!r}{hint}")
 
 
-def as_ids(ids: Any, device) -> Tensor:
+def as_ids(ids: Any, device: Any) -> Tensor:
     """Token ids, given as a tensor or as (nested) lists, as a tensor [B, T] on `device`."""
     if not isinstance(ids, Tensor):
         _refuse_text(ids)

@@ -62,14 +62,7 @@ class KVMemory(BackboneMemory):
 
     def at_budget(self, nbytes: int) -> Self:
         """With the longest window that fits."""
-        (field,) = self.sizes
-        least, more = (self.resized(**{field: size}).new_memory(1).nbytes for size in (1, 2))
-        if nbytes < least:
-            name = self.config.model_type
-            raise ValueError(
-                f"{name} cannot work in {nbytes:,} bytes: with a single token it carries {least:,}"
-            )
-        return self.resized(**{field: 1 + (nbytes - least) // (more - least)})
+        return self.largest_within(nbytes)
 
     def flops_per_segment(self) -> int:
         """The segment behind all the keys that are kept."""

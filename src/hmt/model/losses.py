@@ -122,7 +122,7 @@ def _fitting_kernel(backbone: PreTrainedModel, hidden: Tensor) -> Any:
     return _installed_kernel()
 
 
-def _by_kernel(fused, backbone: PreTrainedModel, hidden: Tensor, goal: Tensor) -> Tensor:
+def _by_kernel(fused: Any, backbone: PreTrainedModel, hidden: Tensor, goal: Tensor) -> Tensor:
     """Sum of the cross-entropies of hidden [n, d] against goal int64 [n]."""
     layer = backbone.get_output_embeddings()
     cap = getattr(backbone.config.get_text_config(), "final_logit_softcapping", None)

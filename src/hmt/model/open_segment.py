@@ -27,7 +27,9 @@ class Runner(Protocol):
     """What is needed of a model to run a segment."""
 
     records_hidden: bool
-    segment_length: int
+
+    @property
+    def segment_length(self) -> int: ...
 
     def embed(self, ids: Tensor) -> Tensor: ...
 
@@ -190,6 +192,7 @@ def place_tokens(
             continue
         segment.parts.pop(0)
         if not isinstance(part, Probe):
+            assert not isinstance(part, Ids)  # embedded by now
             segment.blocks.append(part if isinstance(part, Block) else Block(part.vectors.to(tokens.dtype)))
             segment.wanted.append(getattr(part, "keep", None))
             segment.starts.append(segment.at)

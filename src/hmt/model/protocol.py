@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hmt.memory.identity import LiveOrigin
 from hmt.memory.memory import Memory
 from hmt.memory.state import MemoryState
 from hmt.model.outputs import StepOutput
@@ -44,6 +45,8 @@ class Stepper(Protocol):
     def compiled(self) -> Any: ...
 
     def memory_for(self, cache: Any, batch: int) -> Memory: ...
+
+    def origin(self) -> LiveOrigin: ...
 
     def modules(self) -> Any: ...
 

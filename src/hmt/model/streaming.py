@@ -121,6 +121,20 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         twin.compiled = None  # compiled functions run the model they were made from
         return twin
 
+    def largest_within(self, nbytes: int) -> Self:
+        """The same model with its first size as large as fits into so many bytes per stream.
+
+        For `at_budget` of systems whose bytes grow evenly with it. ValueError where not even 1 fits.
+        """
+        field = self.sizes[0]
+        least, more = (self.resized(**{field: size}).new_memory(1).nbytes for size in (1, 2))
+        if nbytes < least:
+            raise ValueError(
+                f"{self.config.model_type} cannot work in {nbytes:,} bytes: with {field}=1 it carries "
+                f"{least:,}"
+            )
+        return self.resized(**{field: 1 + (nbytes - least) // (more - least)})
+
     def require(self, what: str) -> None:
         """ValueError, with the reason, where the system declares that it cannot do `what`."""
         if what in self.cannot:
@@ -286,7 +300,7 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         output_recall: bool = False,
         inputs_embeds: Tensor | None = None,
         return_dict: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> MemoryOutput | tuple:
         """Read new tokens, of any length, on top of a memory.
 
@@ -334,8 +348,8 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
             appended = self.append(memory, input_ids)
             if appended is not None:
                 memory.columns_fed += width
-                logits = self.head(appended.index_select(1, columns))
-                return self._output(return_dict, logits=logits, past_key_values=memory)
+                found = self.head(appended.index_select(1, columns))
+                return self._output(return_dict, logits=found, past_key_values=memory)
 
         grid = self._grid(input_ids, mask, memory, fresh=not given)
         targets = None if labels is None else shift_labels(grid, labels, mask)
@@ -439,6 +453,6 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         return in_batch(scores, targets, held, now, grid.lengths, grid.segment_length)
 
     @staticmethod
-    def _output(return_dict: bool | None, **fields) -> MemoryOutput | tuple:
+    def _output(return_dict: bool | None, **fields: Any) -> MemoryOutput | tuple:
         output = MemoryOutput(**fields)
         return output.to_tuple() if return_dict is False else output

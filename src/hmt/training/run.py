@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hmt.model.base import SegmentMemoryModel
+from hmt.model.checkpoint import BackboneWrapper
 from hmt.training import checkpoints as ck
 from hmt.training.recipe import Recipe, Stage
 from hmt.training.samples import Data, describe, make_collator, prepare, stage_samples
@@ -43,7 +43,7 @@ class TrainingResult:
 
 
 def train(
-    model: SegmentMemoryModel,
+    model: BackboneWrapper,
     tokenizer,
     data: Data,
     recipe: Recipe,
@@ -176,10 +176,11 @@ class _Runner:
 
 
 def _check_model(model, recipe: Recipe) -> None:
-    if not isinstance(model, SegmentMemoryModel):
+    if not isinstance(model, BackboneWrapper):
         raise ValueError(
             f"train takes a model with memory (HMTForCausalLM.from_backbone(...)), not {type(model).__name__}"
         )
+    model.require("train")
     if recipe.tuning == "lora" and not model.config.base_model_name_or_path:
         raise ValueError(
             "LoRA weights are saved beside a named backbone: save it with `backbone.save_pretrained(folder)` "

@@ -34,7 +34,7 @@ def open_for_training(
     from transformers import AutoConfig, set_seed
 
     import hmt
-    from hmt.systems import SYSTEMS, register
+    from hmt.systems import of_type, register
 
     register()
     fields = {name: value for name, value in fields.items() if value is not None}
@@ -43,7 +43,7 @@ def open_for_training(
     if Path(source).is_dir():
         source = str(Path(source).resolve())  # an adapter-only checkpoint will refer to it, from anywhere
     try:
-        if AutoConfig.from_pretrained(source).model_type in SYSTEMS:
+        if of_type(AutoConfig.from_pretrained(source).model_type):
             given = sorted([*fields, *(["system"] if system else [])])
             if given:
                 wrong = ", ".join("--" + name.replace("_", "-") for name in given)

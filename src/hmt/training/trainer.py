@@ -29,7 +29,7 @@ from hmt.util.oom import out_of_memory_advice, training_advice
 
 
 class MemoryTrainer(Trainer):
-    """Trains a `SegmentMemoryModel` for one stage of a recipe.
+    """Trains a `BackboneWrapper` for one stage of a recipe.
 
     Logs `loss` (what is minimised), `lm_loss` and, where there are targets, `recall_loss` and
     `recall_loss_weight`; `tokens` (read since the last log) and `tokens_per_second`.

@@ -65,16 +65,16 @@ def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Referenc
         logits.append(out[len(sensory) : len(sensory) + len(segment)])
         if not full:
             break
-        for layer, W in enumerate(model.associations):
-            h = outputs[layer][-m:]
+        for at, W in enumerate(model.associations):
+            h = outputs[at][-m:]
             K, V, b = phi(W.key(h)), W.value(h), torch.sigmoid(W.strength(h))
             old, gamma = torch.zeros_like(V), torch.ones(m, 1)
             if closed:
-                kz = (K @ z[layer])[:, None]
-                old = (K @ A[layer]) / (kz + eps)
+                kz = (K @ z[at])[:, None]
+                old = (K @ A[at]) / (kz + eps)
                 gamma = (1 - kz / (K.square().sum(-1, keepdim=True) + eps)).clamp(0, 1).detach()
-            A[layer] = A[layer] + K.t() @ (b * (V - old))
-            z[layer] = z[layer] + (gamma * K).sum(0)
+            A[at] = A[at] + K.t() @ (b * (V - old))
+            z[at] = z[at] + (gamma * K).sum(0)
         closed += 1
 
     state = {"matrix": torch.stack(A), "norm": torch.stack(z)}

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: @strict does not check field types that are strings.
 
-from typing import Literal
+from typing import Any, Literal
 
 from hmt.config import MemoryConfig, strict
 
@@ -40,7 +40,7 @@ class HMTConfig(MemoryConfig):
     embeddings_per_segment: int = 1
     write_prompt: Literal["recall", "learned"] = "recall"
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.summary_length is None:
             self.summary_length = max(1, self.segment_length // 2)
         super().__post_init__(**kwargs)

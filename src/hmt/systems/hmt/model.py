@@ -28,7 +28,7 @@ from typing_extensions import Self
 from hmt.backbone import Vectors
 from hmt.memory.state import MemoryState
 from hmt.model.base import BackboneMemory
-from hmt.model.layout import Block, Embeds, Ids, Layout, Probe, Tokens, join, slide
+from hmt.model.layout import Block, Embeds, Ids, Layout, Part, Probe, Tokens, join, slide
 from hmt.model.outputs import SegmentRecord
 from hmt.model.retrieval import Retrieval
 from hmt.systems.hmt.config import HMTConfig
@@ -118,12 +118,7 @@ class HMTForCausalLM(BackboneMemory):
 
     def at_budget(self, nbytes: int) -> Self:
         """With the largest bank that fits after the rest of the state."""
-        least, more = (self.resized(memory_size=size).new_memory(1).nbytes for size in (1, 2))
-        if nbytes < least:
-            raise ValueError(
-                f"hmt cannot work in {nbytes:,} bytes: with a single memory embedding it carries {least:,}"
-            )
-        return self.resized(memory_size=1 + (nbytes - least) // (more - least))
+        return self.largest_within(nbytes)
 
     def _summarises(self, *queries: str) -> bool:
         return self.config.recall and self.config.recall_query in queries
@@ -173,7 +168,7 @@ class HMTForCausalLM(BackboneMemory):
         sensory = Ids(state["sensory"], state.number(config.segment_length, config.sensory_length))
         if config.recall and config.recall_query == "inline":
             ask = Probe(self.summary_prompt(state.batch_size), self._answer)
-            parts = [sensory, Tokens(until=config.summary_length), ask]
+            parts: list[Part] = [sensory, Tokens(until=config.summary_length), ask]
             # until the question is reached, nothing is recalled
             unasked = torch.full_like(self._held(state.segments), _FLOOR, dtype=torch.float32)
             return Layout(parts, unasked)

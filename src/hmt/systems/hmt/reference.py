@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from hmt.systems.loops import Reference, collect, embed, run_backbone, segments
 
 
-def reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference:
+def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Reference:
     """Hierarchical Memory Transformer, equations 1 to 5 of arXiv 2405.06067; ids and labels int64 [T]."""
     config = model.config
     L, j, k, N = config.segment_length, config.summary_length, config.sensory_length, config.memory_size

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from hmt.systems.loops import Reference, collect, embed, run_backbone, segments
 
 
-def reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference:
+def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Reference:
     """Recurrent Memory Transformer (arXiv 2207.06881), m causal memory tokens; ids and labels int64 [T]."""
     config = model.config
     L, k, m = config.segment_length, config.sensory_length, config.num_memory_tokens

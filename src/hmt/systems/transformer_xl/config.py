@@ -2,6 +2,8 @@
 
 # No `from __future__ import annotations` here: @strict does not check field types that are strings.
 
+from typing import Any
+
 from hmt.config import MemoryConfig, strict
 
 
@@ -18,7 +20,7 @@ class TransformerXLConfig(MemoryConfig):
 
     memory_length: int | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.memory_length is None:
             self.memory_length = self.segment_length
         super().__post_init__(**kwargs)

@@ -7,6 +7,7 @@ window it is a backbone with a sliding window, read in steps of L tokens. No new
 from __future__ import annotations
 
 import torch
+from typing_extensions import Self
 
 from hmt.memory.state import MemoryState
 from hmt.model.base import BackboneMemory
@@ -24,6 +25,10 @@ class WindowForCausalLM(BackboneMemory):
     @property
     def horizon(self) -> int:
         return -(-self.config.window_length // self.config.segment_length)
+
+    def at_budget(self, nbytes: int) -> Self:
+        """With the longest window that fits."""
+        return self.largest_within(nbytes)
 
     def initial_state(self, batch_size: int) -> MemoryState:
         ids = torch.zeros(batch_size, dtype=torch.long, device=self.input_device)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from hmt.systems.loops import Reference, collect, embed, run_backbone, segments
 
 
-def reference(model, ids: Tensor, labels: Tensor | None = None) -> Reference:
+def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Reference:
     """The backbone alone, reading again the tokens just before each segment; ids and labels int64 [T]."""
     L, w = model.config.segment_length, model.config.window_length
 
