@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+MEASURED = ("seconds", "processor", "peak")
+
 # name: (width, layers, segment length, bank, what to do, number of segments, recall query)
 CASES = {
     "read, 1 M parameters, L 32": (128, 4, 32, 300, "read", 200, "segment"),
@@ -70,10 +72,10 @@ def case(name: str) -> dict:
             model.train()(ids, labels=ids, replay=what == "replay").loss.backward()
 
     run(ids[:, : 2 * length])
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     run(ids)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    seconds, processor = time.perf_counter() - start, time.process_time() - used
+    return {"seconds": seconds, "processor": processor, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def main() -> None:
@@ -100,10 +102,13 @@ def main() -> None:
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
                 runs[which].append(json.loads(done.stdout.splitlines()[-1]))
         medians = {
-            which: {key: statistics.median(run[key] for run in of) for key in ("seconds", "peak")}
+            which: {key: statistics.median(run[key] for run in of) for key in MEASURED}
             for which, of in runs.items()
         }
-        ratio = {key: medians["now"][key] / medians["before"][key] for key in ("seconds", "peak")}
+        ratio = {key: medians["now"][key] / medians["before"][key] for key in MEASURED}
+        # how fast it is now beside before, pair by pair: neighbours in time have the same neighbours
+        pairs = zip(runs["before"], runs["now"], strict=True)
+        ratio["speed"] = statistics.median(old["processor"] / new["processor"] for old, new in pairs)
         results[name] = {**medians, "ratio": ratio}
         print(name, json.dumps(results[name]), flush=True)
     before = subprocess.run(

@@ -110,4 +110,9 @@ class KVMemory(BackboneMemory):
             kept = kept.detach()
         new = {f"keys.{layer}": keys for layer, keys in enumerate(kept.keys)}
         new |= {f"values.{layer}": values for layer, values in enumerate(kept.values)}
+        if state.ages is None or (state.ages[0] + 1) * self.segment_length < self.slots:
+            # slots that are not filled hold anything: equal streams have equal states
+            slot = torch.arange(self.slots, device=kept.lengths.device)
+            filled = (slot >= self.slots - kept.lengths[:, None])[:, None, :, None]
+            new = {name: torch.where(filled, value, 0) for name, value in new.items()}
         return state.updated(record.full, **new, segments=state.segments + 1)
