@@ -153,11 +153,10 @@ def test_summary(monkeypatch):
 @pytest.mark.parametrize("limit", [None, 3000])
 def test_total_is_known_before_the_last_piece(folders, workplace, monkeypatch, limit):
     (workplace / "book.txt").write_text(TEXT * 15, encoding="utf-8")
-    monkeypatch.setattr(read, "_PIECE", 4000)
     told = []
     monkeypatch.setattr(TokenProgress, "of", lambda self, tokens, total: told.append((tokens, total)))
     model, tokenizer = load_model(folders / "hmt"), AutoTokenizer.from_pretrained(folders / "hmt")
-    pieces = read.token_pieces(tokenizer, read.text_pieces("book.txt", "utf-8", "strict"), start=True)
+    pieces = read.token_pieces(tokenizer, read.text_pieces("book.txt", size=4000), start=True)
     memory, _ = read.read_tokens(model, pieces, None, limit)
     number = int(memory.tokens_read)
     early = [total for tokens, total in told if 1 < tokens < number / 2]

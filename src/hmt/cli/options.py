@@ -11,20 +11,20 @@ the dataclass to say.
 
 from __future__ import annotations
 
-import ast
 import functools
-import importlib.util
 import inspect
 import re
-import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import typer
+
+from hmt.cli.fields import Field, fields_of
+from hmt.cli.values import parse_value, text_of
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Folder or hub id of a model with memory.", metavar="MODEL")
@@ -34,21 +34,6 @@ DeviceOption = Annotated[
 ]
 EncodingOption = Annotated[str, typer.Option(help="Encoding of text files.")]
 ErrorsOption = Annotated[str, typer.Option(help="What to do with undecodable bytes: strict or replace.")]
-
-
-@dataclass(frozen=True)
-class Field:
-    """What an option fills. kind: its type. default: `inspect.Parameter.empty` where it must be given."""
-
-    name: str
-    kind: Any
-    default: Any
-    help: str = ""
-
-    @property
-    def option(self) -> str:
-        """--its-name."""
-        return "--" + self.name.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -139,220 +124,6 @@ def takes(**parts: Options) -> Callable[[Callable[..., None]], Callable[..., Non
     return decorate
 
 
-# -- from Python to fields ---------------------------------------------------------------------------------
-
-
-def fields_of(*sources: Any, docs: Sequence[Any] = ()) -> dict[str, Field]:
-    """The parameters of dataclasses and functions by name; the first that has one decides.
-
-    Its help is that of the first docstring that has one, of the sources and then of `docs`.
-    """
-    helps: dict[str, str] = {}
-    for source in reversed([*sources, *docs]):
-        helps |= args_section(inspect.getdoc(source) or "")
-    found: dict[str, Field] = {}
-    for source in sources:
-        names = vars(sys.modules[source.__module__])
-        for parameter in inspect.signature(source).parameters.values():
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD or parameter.name in found:
-                continue
-            kind = parameter.annotation
-            try:
-                kind = eval(kind, dict(names)) if isinstance(kind, str) else kind
-            except NameError:  # imported only where types are checked: not for the command line
-                continue
-            help = _sentence(helps.get(parameter.name, ""))
-            found[parameter.name] = Field(parameter.name, kind, parameter.default, help)
-    return found
-
-
-def args_section(doc: str) -> dict[str, str]:
-    """name -> text, of the `Args:` section of a docstring in Google's style; "a, b: text" is of both."""
-    lines = inspect.cleandoc(doc).splitlines()
-    if "Args:" not in lines:
-        return {}
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in lines[lines.index("Args:") + 1 :]:
-        entry = re.fullmatch(r" {4}(\w+(?:, \w+)*): (.*)", line)
-        if entry:
-            names = entry[1].split(", ")
-            found |= dict.fromkeys(names, entry[2])
-        elif line.startswith(" " * 8):
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-        elif line.strip():
-            break
-    return found
-
-
-def class_fields(module: str, name: str) -> dict[str, Field]:
-    """As `fields_of`, of a dataclass of this package whose module is read and not imported.
-
-    Configurations are made of transformers', and `--help` does not wait for that. Fields whose type or
-    default cannot be told from the text alone are left out.
-    """
-    tree = _parsed(module)
-    origin = {
-        alias.asname or alias.name: (_absolute(node, module), alias.name)
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    [body] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
-    found: dict[str, Field] = {}
-    for base in body.bases:
-        where = origin.get(ast.unparse(base), (module, ast.unparse(base)))
-        if where[0].partition(".")[0] == __package__.partition(".")[0]:
-            found |= class_fields(*where)
-    helps = args_section(ast.get_docstring(body) or "")
-    for node in body.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            try:
-                kind = eval(ast.unparse(node.annotation), dict(vars(typing)))
-                default = ast.literal_eval(node.value)
-            except (NameError, ValueError):
-                continue
-            if typing.get_origin(kind) is not typing.ClassVar:
-                help = _sentence(helps.get(node.target.id, ""))
-                found[node.target.id] = Field(node.target.id, kind, default, help)
-    return found
-
-
-def config_fields(folder: str) -> dict[str, Field]:
-    """The fields of the configuration in `hmt.systems.<folder>`: of its class that has a `model_type`.
-
-    Names in its `option_names` stand for the fields that they name. ValueError where there is no such class.
-    """
-    package = f"{__package__.partition('.')[0]}.systems.{folder}"
-    for path in sorted(_file(package).parent.glob("*.py")):
-        module = package if path.stem == "__init__" else f"{package}.{path.stem}"
-        for node in _parsed(module).body:
-            if isinstance(node, ast.ClassDef) and _assigned(node, "model_type") is not None:
-                fields = class_fields(module, node.name)
-                also = _assigned(node, "option_names") or {}
-                return fields | {name: replace(fields[own], name=name) for name, own in also.items()}
-    raise ValueError(f"{package} has no class with a model_type")
-
-
-def system_fields(systems: Iterable[str], without: Iterable[str] = ()) -> dict[str, Field]:
-    """The fields of the configurations of all systems; default None, what they are said in the help."""
-    of_system = {system: config_fields(system) for system in systems}
-    names = dict.fromkeys(name for fields in of_system.values() for name in fields)
-    found = {}
-    for name in names:
-        if name in without:
-            continue
-        own = {system: fields[name] for system, fields in of_system.items() if name in fields}
-        told: dict[str, list[str]] = {}
-        for system, one in own.items():
-            default = "" if one.default is None else f" Default: {text_of(one.default)}."
-            told.setdefault(one.help + default, []).append(system)
-        shared = len(told) == 1 and len(own) == len(of_system)
-        parts = [text if shared else f"{', '.join(some)}: {text}" for text, some in told.items()]
-        kinds = dict.fromkeys(one.kind for one in own.values())
-        found[name] = Field(name, Union[tuple(kinds)], None, " ".join(parts))  # noqa: UP007
-    return found
-
-
-@functools.cache
-def _parsed(module: str) -> ast.Module:
-    return ast.parse(_file(module).read_text(encoding="utf-8"))
-
-
-def _file(module: str) -> Path:
-    path = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-def _absolute(node: ast.ImportFrom, module: str) -> str:
-    if not node.level:
-        return node.module or ""
-    package = module if _file(module).name == "__init__.py" else module.rpartition(".")[0]
-    return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-
-
-def _assigned(node: ast.ClassDef, name: str) -> Any:
-    for one in node.body:
-        if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == name:
-            return ast.literal_eval(one.value)
-    return None
-
-
-# -- from and to text --------------------------------------------------------------------------------------
-
-
-def parse_value(option: str, text: str, kind: Any) -> Any:
-    """A value of the type of a field: int, float, str, bool, Literal, Path, sequences with commas, and None.
-
-    Whole numbers may end in k (1,024) or M. ValueError, naming `option`, for a text that is no such value.
-    """
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (Union, types.UnionType):
-        if type(None) in inner and text.strip().lower() == "none":
-            return None
-        kinds = [one for one in inner if one is not type(None)]
-        # what can be any text is tried last, and a list after a single value
-        for one in sorted(kinds, key=lambda one: (one is str, one is float)):
-            try:
-                return parse_value(option, text, one)
-            except ValueError as error:
-                failed = error
-        raise failed
-    if origin in (tuple, Sequence):
-        parts = [part.strip() for part in text.split(",") if part.strip()]
-        if origin is tuple and inner[-1] is not Ellipsis:
-            if len(parts) != len(inner):
-                raise ValueError(f"{option}: there should be {len(inner)} values with commas between them")
-            return tuple(parse_value(option, part, one) for part, one in zip(parts, inner, strict=True))
-        try:
-            return tuple(parse_value(option, part, inner[0]) for part in parts)
-        except ValueError:
-            if inner[0] not in (int, float):
-                raise
-            raise ValueError(
-                f"{option} takes numbers with commas between them, such as 2,4,8, or such as 2k,8k,1M (k is "
-                f"1,024); got {text!r}"
-            ) from None
-    if origin is Literal:
-        found = [value for value in inner if str(value) == text.strip()]
-        if not found:
-            raise ValueError(f"{option}: choose from {', '.join(map(str, inner))}")
-        return found[0]
-    return _simple(option, text, kind)
-
-
-def _simple(option: str, text: str, kind: Any) -> Any:
-    if kind in (str, Path):
-        return kind(text)
-    text = text.strip()
-    if kind is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in words:
-            raise ValueError(f"{option}: say true or false")
-        return words[text.lower()]
-    if kind is int:
-        if not (match := re.fullmatch(r"([+-]?\d+)([kKmM]?)", text)):
-            raise ValueError(f"{option}: {text!r} is not a whole number")
-        return int(match[1]) * {"": 1, "k": 2**10, "m": 2**20}[match[2].lower()]
-    if kind is not float:
-        raise ValueError(f"{option}: this setting cannot be given on the command line")
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{option}: {text!r} is not a number") from None
-
-
-def text_of(value: Any) -> str:
-    """What `parse_value` reads as this value."""
-    if isinstance(value, (tuple, list)):
-        return ",".join(f"{n // 1024}k" if _is_round(n) else text_of(n) for n in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _is_round(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0 and value % 1024 == 0
-
-
 _METAVARS: dict[Any, str] = {
     int: "<int>", float: "<float>", tuple[int, ...]: "<int>,<int>,...", Sequence[int]: "<int>,<int>,...",
     tuple[str, ...]: "<name>,<name>,...", Path: "<path>",
@@ -370,11 +141,6 @@ def _shown(kind: Any) -> Any:
     if typing.get_origin(kinds[0]) is Literal:
         return Literal[(*typing.get_args(kinds[0]), "none")]
     return kinds[0]
-
-
-def _sentence(text: str) -> str:
-    text = re.sub(r"[;.] None(:| means) ", ". Default: ", text)
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "...")) or not text else ".")
 
 
 def _markup(text: str) -> str:

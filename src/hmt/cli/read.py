@@ -5,15 +5,16 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from hmt.cli.options import DeviceOption, EncodingOption, ErrorsOption, ModelArgument
 from hmt.cli.progress import TokenProgress, library_bars
+from hmt.data.files import text_pieces
 from hmt.evaluation.units import byte_text, plural
 
-_PIECE = 200_000  # characters held and tokenized at a time
+_PIECE = 200_000  # bytes read and tokenized at a time
 # characters before a piece that the tokenizer sees too, so that it does not look like a beginning
 _CONTEXT = 64
 
@@ -38,7 +39,7 @@ def command(
         raise ValueError("--append and --overwrite contradict each other")
     if memory.exists() and not (append or overwrite):
         raise ValueError(f"{memory} is already there; --append adds to it, --overwrite replaces it")
-    pieces = text_pieces(file, encoding, errors)
+    pieces = text_pieces(file, encoding, errors, size=_PIECE)
     first = next(pieces)  # what is wrong with the file shows before the model is loaded
 
     from hmt.memory.memory import Memory
@@ -121,57 +122,6 @@ def _encode(tokenizer, context: str, text: str) -> list[int]:
     coded = tokenizer(context + text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     pairs = zip(coded.input_ids, coded.offset_mapping, strict=True)
     return [id for id, (begin, _) in pairs if begin >= len(context)]
-
-
-def text_pieces(file: str, encoding: str, errors: str) -> Iterator[tuple[str, float | None]]:
-    """(text, share of the file read so far) in pieces of bounded size. ValueError if there is no text."""
-    import lzma
-    import zlib
-
-    from hmt.data.files import check_encoding
-
-    check_encoding(encoding, errors)
-    raw, size = _open(file)
-    text, started = "", False
-    try:
-        handle = _decompressed(raw, file, encoding, errors)
-        while more := handle.read(_PIECE):
-            text += more
-            if started or text.strip():
-                yield text if started else text.removeprefix("\ufeff"), raw.tell() / size if size else None
-                text, started = "", True
-    except UnicodeError as error:
-        raise ValueError(
-            f"{file} is not {encoding} ({error}); name its encoding with --encoding, such as latin-1, cp1252 "
-            "or utf-16, or pass --errors replace to read every undecodable byte as U+FFFD"
-        ) from error
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise ValueError(f"cannot read {file}: {error}; is it complete, and its suffix right?") from error
-    if not started:
-        raise ValueError(f"{file} holds no text")
-
-
-def _open(file: str) -> tuple[IO[bytes], int]:
-    """The file's bytes as they are on disk, and their number (0: not known)."""
-    if file == "-":
-        return sys.stdin.buffer, 0
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise ValueError(
-            f"{file} is {'a folder, not a file' if path.is_dir() else 'not there'}; name a text file"
-        )
-    return path.open("rb"), path.stat().st_size
-
-
-def _decompressed(raw: IO[bytes], file: str, encoding: str, errors: str) -> IO[str]:
-    import io
-
-    from hmt.data.files import COMPRESSED
-
-    opener = COMPRESSED.get(Path(file).suffix.lower())
-    if opener is not None:
-        return opener(raw, "rt", encoding=encoding, errors=errors)
-    return io.TextIOWrapper(raw, encoding=encoding, errors=errors)
 
 
 def open_model(path: str, device: str | None = None) -> tuple[Any, Any]:

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hmt.cli.options import Options, config_fields, fields_of, options, parse_value, system_fields, takes
+from hmt.cli.fields import config_fields, fields_of, system_fields
+from hmt.cli.options import Options, options, takes
+from hmt.cli.values import parse_value
 from hmt.data.documents import load_documents
 from hmt.training.recipe import Recipe, Stage, paper_recipe
 from hmt.training.start import (

@@ -105,29 +105,20 @@ def _load_hub(path: str, config: str | None, *, split: str, text_field: str, lim
     if text_field not in rows.column_names:
         raise missing_field(text_field, rows.column_names, where)
 
-    def to_documents(batch: dict[str, list], indices: list[int]) -> dict[str, list[str]]:
-        result: dict[str, list[str]] = {"text": [], "name": []}
-        for number, *values in zip(indices, *batch.values(), strict=True):
-            record = dict(zip(batch, values, strict=True))
-            if record[text_field] is None or record[text_field] == "":
-                continue
-            text = record_text(record, text_field, f"{where}:{number + 1}")
-            if text.strip():
-                result["text"].append(text)
-                result["name"].append(record_name(record, text_field, f"{where}:{number + 1}"))
-        return result
+    def to_document(row: dict, index: int) -> dict[str, str]:
+        place = f"{where}:{index + 1}"
+        text = row[text_field] and record_text(row, text_field, place)
+        return {"text": text or "", "name": record_name(row, text_field, place)}
 
     if limit is not None:
         rows = rows.select(range(min(limit, len(rows))))
     documents = rows.map(
-        to_documents,
-        batched=True,
-        batch_size=100,
+        to_document,
         with_indices=True,
         remove_columns=rows.column_names,
         features=_features(),
         desc="Reading documents",
-    )
+    ).filter(lambda text: bool(text.strip()), input_columns="text", desc="Leaving out rows without text")
     if not len(documents):
         raise ValueError(f"{where}, split '{split}': the field '{text_field}' is empty in every row.")
     if len(documents) < len(rows):
