@@ -8,6 +8,7 @@ import datasets
 import pytest
 
 from hmt.data import load_documents, read_text
+from hmt.data.files import text_pieces
 
 TEXT = "Call me Ishmael.\nSome years ago – never mind how long\u2028precisely.\n"
 RECORDS = [
@@ -129,8 +130,32 @@ def test_not_utf8_in_json_lines_counts_bytes_from_the_start_of_the_file(tmp_path
     with pytest.raises(ValueError, match=r"byte 28 is 0xe9"):
         load_documents(path)
     assert load_documents(path, encoding="latin-1")["text"][:] == ["ok", "café"]
-    with pytest.raises(ValueError, match="cannot be read as utf-16"):
-        load_documents(path, encoding="utf-16")
+    path.write_bytes('{"text": "ok"}\r\n{"text": "café"}\n'.encode("utf-16"))
+    assert load_documents(path, encoding="utf-16")["text"][:] == ["ok", "café"]
+
+
+def test_fields_that_differ_and_texts_that_look_like_something_else(tmp_path):
+    """What the JSON builder of datasets gets wrong."""
+    records = [{"text": "2001-01-01", "meta": {"a": 1}}, {"text": "3", "meta": [1]}, {"text": "b", "x": {}}]
+    (tmp_path / "a.jsonl").write_bytes(json_lines(records[:2]))
+    (tmp_path / "b.jsonl").write_bytes(json_lines(records[2:]))
+    documents = load_documents([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+    assert documents["text"][:] == ["2001-01-01", "3", "b"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_pieces_of_a_text(tmp_path, size, encoding):
+    path = tmp_path / "book.txt"
+    text = "\n \n" + "Café – 東京\r\nnaïve\r" * 9
+    path.write_bytes(text.encode(encoding))
+    pieces = list(text_pieces(path, encoding, size=size))
+    assert "".join(piece for piece, _ in pieces) == text.replace("\r\n", "\n").replace("\r", "\n")
+    shares = [share for _, share in pieces]
+    assert shares == sorted(shares) and shares[-1] == 1 and (size > 9 or len(pieces) > 20)
+    path.write_bytes(text.encode("utf-8") + b"\xff")
+    with pytest.raises(ValueError, match=f"byte {len(text.encode('utf-8'))} is 0xff"):
+        list(text_pieces(path, size=size))
 
 
 def test_byte_order_mark_and_line_ends(tmp_path):
@@ -149,7 +174,7 @@ def test_byte_order_mark_and_line_ends(tmp_path):
     [
         ("empty.txt", b"", "empty.txt holds no text"),
         ("blank.txt", b" \n\n", "blank.txt holds no text"),
-        ("empty.jsonl", b"", "no text in .*empty.jsonl"),
+        ("empty.jsonl", b"", "empty.jsonl holds no text"),
         ("null.jsonl", b'{"text": null}', "null.jsonl:1: the field 'text' holds NoneType"),
         ("blank.jsonl", b'{"text": "a"}\n\n{"text": " "}', "blank.jsonl:3: the field 'text' is empty"),
         ("other.jsonl", b'{"body": "a", "id": 1}', "other.jsonl:1 has no field 'text'; it has: body, id"),

@@ -5,26 +5,18 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from hmt.cli.progress import TokenProgress, no_bars_in_logs
+from hmt.cli.options import DeviceOption, EncodingOption, ErrorsOption, ModelArgument
+from hmt.cli.progress import TokenProgress, library_bars
+from hmt.data.files import text_pieces
 from hmt.evaluation.units import byte_text, plural
 
-_PIECE = 200_000  # characters held and tokenized at a time
-_CONTEXT = (
-    64  # characters before a piece that the tokenizer sees too, so that it does not look like a beginning
-)
-
-ModelArgument = Annotated[
-    str, typer.Argument(help="Folder or hub id of a model with memory.", metavar="MODEL")
-]
-DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU where there is one.")
-]
-EncodingOption = Annotated[str, typer.Option(help="Encoding of text files.")]
-ErrorsOption = Annotated[str, typer.Option(help="What to do with undecodable bytes: strict or replace.")]
+_PIECE = 200_000  # bytes read and tokenized at a time
+# characters before a piece that the tokenizer sees too, so that it does not look like a beginning
+_CONTEXT = 64
 
 
 def command(
@@ -47,7 +39,7 @@ def command(
         raise ValueError("--append and --overwrite contradict each other")
     if memory.exists() and not (append or overwrite):
         raise ValueError(f"{memory} is already there; --append adds to it, --overwrite replaces it")
-    pieces = text_pieces(file, encoding, errors)
+    pieces = text_pieces(file, encoding, errors, size=_PIECE)
     first = next(pieces)  # what is wrong with the file shows before the model is loaded
 
     from hmt.memory.memory import Memory
@@ -68,15 +60,21 @@ def command(
 def read_tokens(reader, pieces, memory, limit: int | None, chunk: int = 8) -> tuple[Any, TokenProgress]:
     """Read (ids, fraction) pieces on top of `memory` (or None): the new memory and the finished progress."""
     done, end = 0, limit or sys.maxsize
+    total: float | None = limit
     with TokenProgress("reading", reader.device) as progress:
         for ids, fraction in pieces:
+            if fraction:  # of the text, at the end of this piece: what is left has as many tokens per byte
+                total = min(end, max(1.0, (done + len(ids)) / fraction))
             ids = ids[: end - done]
             if ids:
                 memory = reader.read(
-                    ids, memory=memory, chunk=chunk, progress=lambda n, base=done: progress.update(base + n)
+                    ids,
+                    memory=memory,
+                    chunk=chunk,
+                    progress=lambda n, base=done, total=total: progress.of(base + n, total),
                 )
                 done += len(ids)
-                progress.update(done, fraction)
+                progress.of(done, total)
             if done >= end:
                 break
     if not done:
@@ -126,57 +124,6 @@ def _encode(tokenizer, context: str, text: str) -> list[int]:
     return [id for id, (begin, _) in pairs if begin >= len(context)]
 
 
-def text_pieces(file: str, encoding: str, errors: str) -> Iterator[tuple[str, float | None]]:
-    """(text, share of the file read so far) in pieces of bounded size. ValueError if there is no text."""
-    import lzma
-    import zlib
-
-    from hmt.data.files import check_encoding
-
-    check_encoding(encoding, errors)
-    raw, size = _open(file)
-    text, started = "", False
-    try:
-        handle = _decompressed(raw, file, encoding, errors)
-        while more := handle.read(_PIECE):
-            text += more
-            if started or text.strip():
-                yield text if started else text.removeprefix("\ufeff"), raw.tell() / size if size else None
-                text, started = "", True
-    except UnicodeError as error:
-        raise ValueError(
-            f"{file} is not {encoding} ({error}); name its encoding with --encoding, such as latin-1, cp1252 "
-            "or utf-16, or pass --errors replace to read every undecodable byte as U+FFFD"
-        ) from error
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise ValueError(f"cannot read {file}: {error}; is it complete, and its suffix right?") from error
-    if not started:
-        raise ValueError(f"{file} holds no text")
-
-
-def _open(file: str) -> tuple[IO[bytes], int]:
-    """The file's bytes as they are on disk, and their number (0: not known)."""
-    if file == "-":
-        return sys.stdin.buffer, 0
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise ValueError(
-            f"{file} is {'a folder, not a file' if path.is_dir() else 'not there'}; name a text file"
-        )
-    return path.open("rb"), path.stat().st_size
-
-
-def _decompressed(raw: IO[bytes], file: str, encoding: str, errors: str) -> IO[str]:
-    import io
-
-    from hmt.data.files import COMPRESSED
-
-    opener = COMPRESSED.get(Path(file).suffix.lower())
-    if opener is not None:
-        return opener(raw, "rt", encoding=encoding, errors=errors)
-    return io.TextIOWrapper(raw, encoding=encoding, errors=errors)
-
-
 def open_model(path: str, device: str | None = None) -> tuple[Any, Any]:
     """Model and tokenizer from a folder or hub id, on `device`. ValueError when there is no such thing."""
     import torch
@@ -190,7 +137,7 @@ def open_model(path: str, device: str | None = None) -> tuple[Any, Any]:
     if not Path(path).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
         raise ValueError(f"{path} is not there; name the folder of a model, or a hub id such as org/name")
     try:
-        with no_bars_in_logs():
+        with library_bars():
             model = load_model(path)
     except OSError as error:
         reason = str(error).splitlines()[0]

@@ -52,19 +52,21 @@ def load_documents(
 ) -> Dataset:
     """A `datasets.Dataset` with one row per document, whole: columns `text` and `name`, both strings.
 
-    `source` is one of
-
-    * a file, or a list of files and folders: `.jsonl`, `.ndjson`, `.json`, `.parquet` hold one document per
-      record, with its text in `text_field`; any other file is text, and one document. Each may be compressed
-      (.gz .bz2 .xz).
-    * a folder: all text, JSON and Parquet files under it, sorted by path, hidden ones left out. Files of
-      other kinds and text files without text are left out with a warning that counts them.
-    * `org/name` or `org/name:config` on the Hugging Face hub, of which `split` is loaded (only here is it
-      used). Rows without text are left out with a warning.
-
     A record is named after its field `name`, `title` or `id`; a text file after its path within the folder.
-    `limit` keeps the first so many documents. Local documents are kept under the cache folder (see
-    `cache_directory`), memory-mapped, so that they need not fit in memory and are read only once.
+    Local documents are kept under the cache folder (see `cache_directory`), memory-mapped, so that they need
+    not fit in memory and are read only once.
+
+    Args:
+        source: a file, or a list of files and folders: `.jsonl`, `.ndjson`, `.json`, `.parquet` hold one
+            document per record; any other file is text, and one document. Each may be compressed (.gz .bz2
+            .xz). Of a folder all text, JSON and Parquet files under it, sorted by path, hidden ones left out;
+            files of other kinds and text files without text are left out with a warning that counts them. Or
+            `org/name` or `org/name:config` on the Hugging Face hub, of which rows without text are left out.
+        split: of a data set on the hub.
+        text_field: field of JSON and Parquet records that holds the text.
+        encoding: of text files.
+        errors: what to do with undecodable bytes: strict or replace.
+        limit: use only the first so many documents.
 
     ValueError, naming the file and the place, for what does not exist, is not `encoding`, or has no text.
     """
@@ -103,29 +105,20 @@ def _load_hub(path: str, config: str | None, *, split: str, text_field: str, lim
     if text_field not in rows.column_names:
         raise missing_field(text_field, rows.column_names, where)
 
-    def to_documents(batch: dict[str, list], indices: list[int]) -> dict[str, list[str]]:
-        result: dict[str, list[str]] = {"text": [], "name": []}
-        for number, *values in zip(indices, *batch.values(), strict=True):
-            record = dict(zip(batch, values, strict=True))
-            if record[text_field] is None or record[text_field] == "":
-                continue
-            text = record_text(record, text_field, f"{where}:{number + 1}")
-            if text.strip():
-                result["text"].append(text)
-                result["name"].append(record_name(record, text_field, f"{where}:{number + 1}"))
-        return result
+    def to_document(row: dict, index: int) -> dict[str, str]:
+        place = f"{where}:{index + 1}"
+        text = row[text_field] and record_text(row, text_field, place)
+        return {"text": text or "", "name": record_name(row, text_field, place)}
 
     if limit is not None:
         rows = rows.select(range(min(limit, len(rows))))
     documents = rows.map(
-        to_documents,
-        batched=True,
-        batch_size=100,
+        to_document,
         with_indices=True,
         remove_columns=rows.column_names,
         features=_features(),
         desc="Reading documents",
-    )
+    ).filter(lambda text: bool(text.strip()), input_columns="text", desc="Leaving out rows without text")
     if not len(documents):
         raise ValueError(f"{where}, split '{split}': the field '{text_field}' is empty in every row.")
     if len(documents) < len(rows):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hmt.data.cache import cache_directory, digest
+from hmt.util.progress import library_bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ def tokenize_documents(
     # Hashing the tokenizer object, as Dataset.map would, misses the cache whenever it has been used in
     # between.
     fingerprint = digest(["tokens", content, tokenizer_digest(tokenizer), str(eos)])
-    with _progress_bars(progress):
+    with library_bars(progress):
         return documents.map(
             encode,
             input_columns=["text"],
@@ -135,17 +135,3 @@ def _features() -> Any:
     return datasets.Features(
         {"name": datasets.Value("string"), "input_ids": datasets.List(datasets.Value("int32"))}
     )
-
-
-@contextlib.contextmanager
-def _progress_bars(shown: bool) -> Iterator[None]:
-    import datasets
-
-    hide = not shown and not datasets.are_progress_bars_disabled()
-    if hide:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if hide:
-            datasets.enable_progress_bars()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
@@ -30,6 +31,11 @@ class System:
     package: str = ""
     examples: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     bench: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return Path(str(import_module(self.package).__file__)).parent
 
     @property
     def config(self) -> Any:
