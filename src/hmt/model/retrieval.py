@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from hmt.memory.state import MemoryState
+from hmt.model.losses import in_batch, own_bank
+from hmt.model.segments import Grid
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,28 @@ class Retrieval:
 
     held: Callable[[Tensor], Tensor]
     scores: Callable[[Tensor, MemoryState], Tensor]
+
+    def loss(
+        self,
+        recall: Tensor,
+        queries: list[Tensor] | None,
+        targets: Tensor,
+        before: MemoryState,
+        after: MemoryState,
+        grid: Grid,
+    ) -> Tensor:
+        """The recall loss of one call: a scalar.
+
+        Args:
+            recall: log weights [B, S, N] of its S segments.
+            queries: [B, d] of each segment, for a loss over the banks of the whole batch; None for one over
+                each stream's own.
+            targets: int64 [B, S'], absolute segments, negative for none.
+            before, after: the states around it. grid: its tokens.
+        """
+        now = before.segments[:, None] + torch.arange(recall.shape[1], device=recall.device)
+        if queries is None:
+            held = self.held(now.flatten()).view(*now.shape, -1)
+            return own_bank(recall, targets, held, grid.lengths, grid.segment_length)
+        scores = self.scores(torch.stack(queries, dim=1), after)
+        return in_batch(scores, targets, self.held(after.segments), now, grid.lengths, grid.segment_length)

@@ -22,7 +22,6 @@ from hmt.memory.memory import Memory, adopt
 from hmt.memory.state import MemoryState
 from hmt.model import inputs, reading, running
 from hmt.model.generation import MemoryGenerationMixin
-from hmt.model.losses import in_batch, own_bank
 from hmt.model.outputs import MemoryOutput, StepOutput
 from hmt.model.protocol import Progress
 from hmt.model.retrieval import Retrieval
@@ -403,9 +402,9 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         recall = torch.stack(recalls, dim=1) if recalls else None
         recall_loss = None
         if recall_targets is not None and recall is not None:
-            recall_loss = self._recall_loss(
-                recall, queries if recall_negatives else None, recall_targets, memory.state, state, grid
-            )
+            assert self.retrieval is not None  # a system that recalls knows what its slots hold
+            negatives = queries if recall_negatives else None
+            recall_loss = self.retrieval.loss(recall, negatives, recall_targets, memory.state, state, grid)
             if loss is not None and recall_loss_weight:
                 loss = loss + recall_loss_weight * recall_loss
         if use_cache:
@@ -433,24 +432,6 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         memory.open_ids, memory.open_lengths = grid.tail()
         memory.open = None
         memory.columns_fed += columns
-
-    def _recall_loss(
-        self,
-        recall: Tensor,
-        queries: list[Tensor] | None,
-        targets: Tensor,
-        before: MemoryState,
-        after: MemoryState,
-        grid: Grid,
-    ) -> Tensor:
-        """queries: for a loss over the banks of the whole batch; None for one over each stream's own."""
-        now = before.segments[:, None] + torch.arange(recall.shape[1], device=recall.device)
-        assert self.retrieval is not None  # a system that recalls knows what its slots hold
-        held = self.retrieval.held(now.flatten() if queries is None else after.segments)
-        if queries is None:
-            return own_bank(recall, targets, held.view(*now.shape, -1), grid.lengths, grid.segment_length)
-        scores = self.retrieval.scores(torch.stack(queries, dim=1), after)
-        return in_batch(scores, targets, held, now, grid.lengths, grid.segment_length)
 
     @staticmethod
     def _output(return_dict: bool | None, **fields: Any) -> MemoryOutput | tuple:
