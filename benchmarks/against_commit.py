@@ -23,6 +23,7 @@ MEASURED = ("seconds", "processor", "peak")
 # name: (width, layers, segment length, bank, what to do, number of segments, recall query)
 CASES = {
     "read, 1 M parameters, L 32": (128, 4, 32, 300, "read", 200, "segment"),
+    "read, 1 M parameters, L 32, bank 65,536": (128, 4, 32, 65536, "read", 50, "segment"),
     "read, 26 M parameters, L 512": (512, 8, 512, 300, "read", 8, "segment"),
     "train, 1 M parameters, L 32, bank 300": (128, 4, 32, 300, "train", 16, "segment"),
     "train with replay, 1 M parameters, L 32, bank 300": (128, 4, 32, 300, "replay", 16, "segment"),

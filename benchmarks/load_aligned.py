@@ -22,12 +22,12 @@ import time
 from pathlib import Path
 
 import torch
+from hmt.util.peak import peak_memory
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hmt import HMTForCausalLM
 from hmt.backbone import aligned
 from hmt.util.environment import run_facts
-from hmt.util.peak import peak_memory
 
 SHAPE = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9}
 SHAPE |= {"num_key_value_heads": 3, "max_position_embeddings": 2048, "tie_word_embeddings": True}

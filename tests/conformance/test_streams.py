@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmt import HMTForCausalLM, Memory
+from hmt.model.reading import owned, read_plainly
 
 from .cases import (
     CASES,
@@ -303,3 +304,15 @@ def test_reading_wastes_no_position():
     )
     model.read(*pad(ragged([3 * L + 2, L, 2 * L - 1]), "left"))
     assert seen == [(3, 1 + L + 1), (1, 1 + K + L + 1), (1, 1 + K + L + 1)]
+
+
+@torch.no_grad()
+def test_rings_are_written_in_place_while_reading():
+    """A bank of 65,000 embeddings is not copied for every segment; what was handed in stays as it was."""
+    model, ids = shared("hmt-memory"), random_ids(5 * L)
+    states = list(read_plainly(model, ids.view(1, 5, L), owned(model.initial_state(1)), 0, 0))
+    assert len({state["bank"].data_ptr() for state in states}) == 1
+    memory = model.read(ids)
+    before = memory.state["bank"].clone()
+    model.read(ids, memory=memory)
+    assert torch.equal(memory.state["bank"], before)

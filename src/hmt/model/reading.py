@@ -129,7 +129,7 @@ def _read(
     active: list[Stream] = []
     read_segments = model.compiled.read_segments if model.compiled else partial(read_plainly, model)
     if state is not None:
-        state = _owned(state)
+        state = owned(state)
     tokens = 0
     while True:
         new = list(islice(waiting, places - len(active)))
@@ -177,6 +177,6 @@ def read_plainly(
         yield state
 
 
-def _owned(state: MemoryState) -> MemoryState:
+def owned(state: MemoryState) -> MemoryState:
     """The same state in tensors of its own, that may be written in place."""
     return state.consolidated().map(Tensor.clone)
