@@ -29,6 +29,7 @@ class Settings:
         full_attention_max: longest text, in tokens, that full attention is asked to hold.
         question: tokens of the question asked to a memory that is there already.
         peak_tflops: of the device in this precision; None looks it up.
+    ValueError, naming the option of the command line, for values that cannot work.
     """
 
     backbone: str | None = None
@@ -81,10 +82,12 @@ class Settings:
             )
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields by name; tuples stay tuples."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """What `to_dict` gave, also after it was JSON. ValueError as for `Settings`."""
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return cls(**values | lists)
 
@@ -97,7 +100,7 @@ class Settings:
 
 
 def token_counts(option: str, text: str) -> tuple[int, ...]:
-    """ "2k,8k,1M" as (2048, 8192, 1048576)."""
+    """ "2k,8k,1M" as (2048, 8192, 1048576). ValueError, naming `option`, for what are no numbers."""
     found = [re.fullmatch(r"(\d+)([kKmM]?)", part.strip()) for part in text.split(",")]
     if any(match is None for match in found):
         raise ValueError(

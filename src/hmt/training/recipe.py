@@ -40,6 +40,7 @@ class Stage:
         recite: share of the segments that repeat an earlier one of their sample (`RecitedSamples`); where the
             earlier one stood is a recall target, for `recall_targets="given"`. 1 with samples of 2 segments
             is autoencoding: the second segment is the first.
+    ValueError for values that cannot work.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Recipe:
         save_steps, logging_steps, eval_steps: in optimizer steps; a stage also saves at its end.
         keep_checkpoints: newest checkpoints of a stage that stay on disk.
         eval_samples: how many of the first evaluation samples are scored.
+    ValueError for values that cannot work.
     """
 
     stages: tuple[Stage, ...]
@@ -151,6 +153,7 @@ class Recipe:
             raise ValueError(f"min_segments is {self.min_segments}, more than the samples of a stage have")
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them: stages are dicts, tuples lists."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
@@ -166,6 +169,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path) -> Recipe:
+        """Read what `save` wrote. ValueError for what is not JSON or not a recipe."""
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except json.JSONDecodeError as error:
@@ -211,6 +215,7 @@ def paper_recipe(
             `recall_loss_weight` or else 0.1 with `recall_negatives`, on targets that are "given".
         warmup_steps: at the beginning of each of our stages, of stage 1, and of the first part of stage 2.
         options: the other fields of `Recipe`.
+    ValueError for options that cannot work, alone or together.
     """
     rates: dict[str, Any] = {
         "learning_rate": learning_rate,
