@@ -76,7 +76,8 @@ def case(name: str) -> dict:
     start, used = time.perf_counter(), time.process_time()
     run(ids)
     seconds, processor = time.perf_counter() - start, time.process_time() - used
-    return {"seconds": seconds, "processor": processor, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "processor": processor, "peak": peak}
 
 
 def main() -> None:

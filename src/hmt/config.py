@@ -46,7 +46,7 @@ def strict(cls: type[C]) -> type[C]:
 
 @strict
 class MemoryConfig(PreTrainedConfig):
-    """Fields common to all systems. Unknown names and wrong types are errors.
+    """Fields common to all systems. ValueError for unknown names, wrong types and values that cannot work.
 
     Args:
         text_config: configuration of the backbone (a `PreTrainedConfig` or its dict).

@@ -44,6 +44,7 @@ class BackboneFlops:
 
     @classmethod
     def of(cls, backbone: PreTrainedModel) -> BackboneFlops:
+        """Counted on the parameters of `backbone`; sizes of heads are those of its config."""
         config = backbone.config.get_text_config()
         looked_up = {
             id(module.weight) for module in backbone.base_model.modules() if isinstance(module, nn.Embedding)
@@ -58,17 +59,19 @@ class BackboneFlops:
         )
 
     def attention(self, pairs: int) -> int:
+        """Of all layers, for so many pairs of query and key; see `causal_pairs`."""
         return 4 * self.layers * self.width * pairs
 
     def forward(self, positions: int, pairs: int) -> int:
-        """One row of `positions` through the layers, without the head."""
+        """One row of `positions` through the layers, with so many pairs in attention, without the head."""
         return 2 * self.matrices * positions + self.attention(pairs)
 
     def logits(self, tokens: int) -> int:
+        """The head, on so many tokens."""
         return 2 * self.head * tokens
 
     def full_attention(self, tokens: int) -> int:
-        """A text read with full attention."""
+        """One text of so many tokens read with full attention, without the head."""
         return self.forward(tokens, causal_pairs(tokens))
 
     def half_attention(self) -> int:

@@ -55,6 +55,7 @@ class KeptKV:
         )
 
     def detach(self) -> KeptKV:
+        """The same without gradients."""
         return KeptKV(
             tuple(keys.detach() for keys in self.keys),
             tuple(values.detach() for values in self.values),
@@ -169,14 +170,17 @@ class RollingCache(Cache):
         return content
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (int64 [R]), in that order; a row may be repeated."""
         super().batch_select_indices(indices)
         self._rows(indices)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Rows `beam_idx` (int64 [B]) of the beams that go on."""
         super().reorder_cache(beam_idx)
         self._rows(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row `repeats` times, copies side by side."""
         super().batch_repeat_interleave(repeats)
         if self.lengths is not None:
             self.lengths = self.lengths.repeat_interleave(repeats)

@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 
 def embedding_table(backbone: PreTrainedModel) -> nn.Embedding:
-    """The token embeddings. Their width d is that of memory vectors too (OPT-350m: not `hidden_size`)."""
+    """The token embeddings [V, d]. Memory vectors have their width d (OPT-350m: not `hidden_size`)."""
     return cast(nn.Embedding, backbone.get_input_embeddings())
 
 
@@ -180,5 +180,5 @@ class Vectors(nn.Module):
         self.weight = nn.Parameter(torch.empty(number, width))
 
     def forward(self, batch_size: int) -> Tensor:
-        """[B, n, d]."""
+        """The vectors for each of B rows, [B, n, d]."""
         return self.weight.unsqueeze(0).expand(batch_size, -1, -1)

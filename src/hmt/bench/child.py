@@ -7,6 +7,7 @@ import sys
 
 
 def main() -> None:
+    """Measure the point on stdin, `{"settings": ..., "point": ...}`, and print `peak_here` of it as JSON."""
     task = json.load(sys.stdin)
 
     from hmt.bench.peaks import peak_here

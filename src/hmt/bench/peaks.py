@@ -46,6 +46,10 @@ def measure_peaks(bench: Workbench, progress: Progress) -> None:
 
 
 def all_points(bench: Workbench) -> list[Point]:
+    """What is to be measured: every reader at every length, every system at every depth, replay off and on.
+
+    Texts that are too long for full attention are noted as skipped.
+    """
     settings, points = bench.settings, []
     for length in settings.lengths:
         for name in bench.readers:

@@ -62,6 +62,7 @@ def bench_plot(results: dict[str, Any]) -> Figure:
 
 
 def device_text(results: dict[str, Any]) -> str:
+    """The name of the GPU that was measured, or the CPU with its threads."""
     device = results["settings"]["device"]
     for known in results["setup"]["devices"]:
         if known["device"] == device or (device == "cuda" and known["device"] == "cuda:0"):

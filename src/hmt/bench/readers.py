@@ -79,6 +79,7 @@ class MemoryReader:
         return self._logits(token, kept)[:, -1:].argmax(-1)
 
     def copy(self, kept: Memory) -> Memory:
+        """An independent memory, which `next_token` may advance."""
         return kept.copy()
 
     @torch.no_grad()
@@ -132,9 +133,11 @@ class FullAttentionReader:
             ).last_hidden_state
 
     def new_cache(self) -> Any:
+        """An empty `DynamicCache` for the backbone's layers."""
         return DynamicCache(config=self.backbone.config.get_text_config())
 
     def read(self, ids: Tensor) -> KeptText:
+        """int64 [B, T] into new keys and values."""
         cache, last = self.new_cache(), None
         for hidden in self.hidden(ids, cache):
             last = hidden[:, -1:]
@@ -143,19 +146,23 @@ class FullAttentionReader:
 
     @torch.no_grad()
     def token_after(self, kept: KeptText) -> Tensor:
+        """The token after what was read, int64 [B, 1]."""
         return bb.head(self.backbone, kept.last).argmax(-1)
 
     def first_token(self, ids: Tensor, kept: KeptText | None = None) -> Tensor:
+        """The token after `ids` int64 [B, T], int64 [B, 1]; `kept` is appended to in place."""
         if kept is None:
             return self.token_after(self.read(ids))
         return self.next_token(ids, kept)
 
     def next_token(self, token: Tensor, kept: KeptText) -> Tensor:
+        """Append int64 [B, n] to `kept`, in place; the token after them, int64 [B, 1]."""
         for hidden in self.hidden(token, kept.cache):
             kept.last = hidden[:, -1:]
         return self.token_after(kept)
 
     def copy(self, kept: KeptText) -> KeptText:
+        """Keys and values of its own, which `next_token` may append to."""
         return KeptText(copy.deepcopy(kept.cache), kept.last)
 
 

@@ -54,6 +54,7 @@ def command_without_paths() -> str:
 
 
 def backbone_facts(bench: Workbench) -> Row:
+    """Sizes and attention of the backbone that everything was measured on."""
     config, count = bench.backbone.config.get_text_config(), BackboneFlops.of(bench.backbone)
     names = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     return {
@@ -65,6 +66,7 @@ def backbone_facts(bench: Workbench) -> Row:
 
 
 def system_facts(bench: Workbench, name: str) -> Row:
+    """Passes and operations per segment of a reader, and the bytes of its memory for the whole batch."""
     settings = bench.settings
     if name == "full":
         return {
@@ -87,10 +89,12 @@ def system_facts(bench: Workbench, name: str) -> Row:
 
 
 def measured(cases: list[Case]) -> list[Case]:
+    """The cases that have laps."""
     return [case for case in cases if case.laps]
 
 
 def times(case: Case, lap: str) -> list[float]:
+    """Seconds of every round of the lap of that name."""
     return [float(laps[lap]) for laps in case.laps]
 
 
@@ -141,10 +145,12 @@ def utilisation(bench: Workbench, flops: float, seconds: float) -> Row:
 
 
 def spread(name: str, seconds: list[float]) -> Row:
+    """Median, minimum and all of some seconds: `name`, `name_min` and `name_raw`."""
     return {name: median(seconds), f"{name}_min": min(seconds), f"{name}_raw": [round(s, 7) for s in seconds]}
 
 
 def reading_rows(bench: Workbench) -> list[Row]:
+    """One row per system and length: seconds, tokens per second, shares of the bound, first tokens."""
     rows, batch = [], bench.settings.batch
     for case in measured(bench.cases.get("reading", [])):
         system = case.facts["system"]
@@ -169,6 +175,7 @@ def reading_rows(bench: Workbench) -> list[Row]:
 
 
 def reading_flops(bench: Workbench, system: str, length: int) -> int:
+    """Operations of one row of the batch for a text of `length` tokens, whole segments, without the head."""
     if system == "full":
         return BackboneFlops.of(bench.backbone).full_attention(length)
     return length // bench.settings.segment_length * bench.models[system].flops_per_segment()
@@ -194,6 +201,7 @@ def decode_rows(bench: Workbench) -> list[Row]:
 
 
 def training_rows(bench: Workbench) -> list[Row]:
+    """One row per system, BPTT depth and replay: seconds of a step, rate, shares of the bound."""
     rows, settings = [], bench.settings
     head = BackboneFlops.of(bench.backbone).logits(settings.segment_length)
     for case in measured(bench.cases.get("training", [])):

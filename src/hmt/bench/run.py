@@ -32,6 +32,7 @@ def run(
 
     save: called with the results so far after every part, and before an error or Ctrl-C goes on.
     progress: called as progress(part, done, total).
+    ValueError for settings that cannot be.
     """
     bench = Workbench.build(settings)
     for part in PARTS:

@@ -43,6 +43,7 @@ class Settings:
         repeats: rounds; every case runs once in each.
         compile: compile the steps of the systems, and the plain backbone.
         peak_tflops: peak of the device in this precision; None: known for A100, H100 and H200 in 16 bits.
+    ValueError, naming the option of the command line, for values that cannot work.
     """
 
     backbone: str | None = None
@@ -95,10 +96,12 @@ class Settings:
             )
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields by name; tuples stay tuples."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """What `to_dict` gave, also after it was JSON. ValueError as for `Settings`."""
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return cls(**values | lists)
 
@@ -111,7 +114,7 @@ class Settings:
 
 
 def token_counts(option: str, text: str) -> tuple[int, ...]:
-    """ "2k,8k,1M" as (2048, 8192, 1048576)."""
+    """ "2k,8k,1M" as (2048, 8192, 1048576). ValueError, naming `option`, for what are no numbers."""
     found = [re.fullmatch(r"(\d+)([kKmM]?)", part.strip()) for part in text.split(",")]
     if any(match is None for match in found):
         raise ValueError(

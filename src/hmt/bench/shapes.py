@@ -84,7 +84,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def resolve(settings: Settings) -> Settings:
-    """The same settings with everything filled in that depends on the device."""
+    """The same settings with everything filled in that depends on the device.
+
+    ValueError for a device or a shape that is not there.
+    """
     try:
         device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
@@ -114,7 +117,10 @@ def resolve(settings: Settings) -> Settings:
 
 
 def build_backbone(settings: Settings) -> PreTrainedModel:
-    """The backbone of resolved settings, in eval mode on its device; random weights depend on the seed."""
+    """The backbone of resolved settings, in eval mode on its device; random weights depend on the seed.
+
+    ValueError where it cannot be loaded, or the attention is not installed.
+    """
     kwargs: dict[str, Any] = {"dtype": getattr(torch, settings.dtype or "float32")}
     if settings.attn is not None:
         kwargs["attn_implementation"] = settings.attn

@@ -55,6 +55,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def share_text(share: float | None) -> str:
+    """Two decimals, or "-" for None."""
     return "-" if share is None else f"{share:.2f}"
 
 

@@ -44,6 +44,7 @@ class Workbench:
 
     @classmethod
     def build(cls, settings: Settings) -> Workbench:
+        """Backbone and systems as the settings say, resolved. ValueError for settings that cannot be."""
         settings = resolve(settings)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -57,10 +58,12 @@ class Workbench:
 
     @property
     def device(self) -> str:
+        """Name of the device that is measured, as in `torch.device`."""
         return self.settings.device or "cpu"
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the device is a CUDA one."""
         return self.device.startswith("cuda")
 
     @property
@@ -70,10 +73,12 @@ class Workbench:
 
     @cached_property
     def clock(self) -> Clock:
+        """The clock of the device."""
         return Clock(self.device)
 
     @property
     def readers(self) -> dict[str, Reader]:
+        """The systems, and full attention where it was chosen ("full"), by name."""
         systems: dict[str, Reader] = {
             name: MemoryReader(model, self.settings.chunk) for name, model in self.models.items()
         }
@@ -95,6 +100,7 @@ class Workbench:
         return lambda ids: call(inputs_embeds=table(ids), use_cache=False, return_dict=True).last_hidden_state
 
     def skip(self, facts: dict[str, Any], why: str) -> None:
+        """Note that what `facts` describe was left out, and why."""
         self.skipped.append({**facts, "why": why})
 
     def too_long(self, facts: dict[str, Any], tokens: int) -> bool:

@@ -27,7 +27,11 @@ _STEPS = "_hmt_optimizer_steps"
 
 @dataclass(frozen=True)
 class Origin:
-    """What a memory file says of the model that wrote it."""
+    """What a memory file says of the model that wrote it.
+
+    fingerprint: of its weights (see `fingerprint`). system: its `model_type`. model: where it came from.
+    fields: `MemoryConfig.memory_fields`.
+    """
 
     fingerprint: str
     system: str
@@ -55,7 +59,7 @@ class LiveOrigin:
 
     @property
     def fingerprint(self) -> str:
-        """ValueError when the model has been trained since."""
+        """That of the weights, see `fingerprint`. ValueError when the model has been trained since."""
         if self.outdated:
             raise ValueError(
                 "the model was trained (or loaded other weights) after this memory was read, and no model "
@@ -65,15 +69,18 @@ class LiveOrigin:
 
     @property
     def system(self) -> str:
+        """`model_type` of the model's config."""
         return self.owner.config.model_type
 
     @property
     def model(self) -> str:
+        """Where the model, or else its backbone, came from; "" where neither has a name."""
         config = self.owner.config
         return config.name_or_path or config.base_model_name_or_path or ""
 
     @property
     def fields(self) -> dict:
+        """`MemoryConfig.memory_fields` of the model, as they are now."""
         return self.owner.config.memory_fields()
 
 

@@ -69,6 +69,7 @@ class Memory(Cache):
 
     @property
     def batch_size(self) -> int:
+        """Streams, B."""
         return self.state.batch_size
 
     def info(self) -> dict:
@@ -104,22 +105,24 @@ class Memory(Cache):
         return Memory(self.state, self.open_ids, self.open_lengths, self.origin)
 
     def detach(self) -> Memory:
+        """An independent memory of the same streams, without gradients."""
         return Memory(self.state.detach(), self.open_ids, self.open_lengths, self.origin)
 
     def to(self, device: Any) -> Memory:
+        """An independent memory of the same streams, with its tensors on `device`."""
         return Memory(
             self.state.to(device), self.open_ids.to(device), self.open_lengths.to(device), self.origin
         )
 
     def select(self, index: Tensor | list[int]) -> Memory:
-        """A memory of the streams named by `index`, in that order."""
+        """A memory of the streams named by `index` (int64 [R] or a list), in that order."""
         copy = self.copy()
         copy.batch_select_indices(torch.as_tensor(index, device=self.open_ids.device))
         return copy
 
     @staticmethod
     def cat(memories: list[Memory]) -> Memory:
-        """One memory whose streams are those of `memories`, which must belong to the same model."""
+        """One memory whose streams are those of `memories`. ValueError if these are of different models."""
         if len({memory.origin.fingerprint for memory in memories}) != 1:
             raise ValueError("memories of different models cannot share a batch")
         return Memory(
@@ -132,9 +135,11 @@ class Memory(Cache):
     # -- the Cache contract -------------------------------------------------------------------------------
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens of the longest stream, open segment included; every layer has the same."""
         return int(self.tokens_read.max())
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the streams named by `indices` (int64 [R]), in that order, in place; repeats are allowed."""
         self.state = self.state.select(indices)
         self.open_ids = self.open_ids.index_select(0, indices)
         self.open_lengths = self.open_lengths.index_select(0, indices)
@@ -142,16 +147,20 @@ class Memory(Cache):
             self.open = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the streams of the beams that go on, int64 [B], in place."""
         self.batch_select_indices(beam_idx.to(self.open_ids.device))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every stream `repeats` times, copies side by side, in place."""
         index = torch.arange(self.batch_size, device=self.open_ids.device).repeat_interleave(repeats)
         self.batch_select_indices(index)
 
     def reset(self) -> None:
+        """ValueError, always: to start again, pass no memory."""
         raise ValueError("a Memory is not reset in place; start again with past_key_values=None")
 
     def crop(self, tokens_to_remove: int) -> None:
+        """ValueError unless nothing is to be removed: what became memory cannot be taken out."""
         if tokens_to_remove:
             raise ValueError(
                 "tokens cannot be taken out of a memory; keep a copy() from before they were read"
@@ -159,10 +168,12 @@ class Memory(Cache):
 
     @property
     def is_croppable(self) -> bool:
+        """False: what was read cannot be rolled back."""
         return False
 
     @property
     def is_compileable(self) -> bool:
+        """False: keeps `generate` from compiling by itself; `compile_steps` does it."""
         return False
 
     # -- the file -----------------------------------------------------------------------------------------

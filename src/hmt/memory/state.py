@@ -23,6 +23,7 @@ class Entry:
     at: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Entry:
+        """`function` of every value, and of `at`."""
         return Entry({name: function(value) for name, value in self.values.items()}, function(self.at))
 
 
@@ -60,6 +61,7 @@ class MemoryState:
 
     @property
     def batch_size(self) -> int:
+        """Streams, B."""
         return self.segments.shape[0]
 
     @property
@@ -68,6 +70,7 @@ class MemoryState:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def map(self, function: Callable[[Tensor], Tensor]) -> MemoryState:
+        """`function` of every tensor, those of pending writes included."""
         tensors = {name: function(tensor) for name, tensor in self.tensors.items()}
         pending = None if self.pending is None else tuple(entry.map(function) for entry in self.pending)
         return MemoryState(tensors, pending, self.fresh, self.ages)
@@ -90,9 +93,11 @@ class MemoryState:
         return (self.segments * per_segment).clamp(max=most)
 
     def detach(self) -> MemoryState:
+        """The same state without gradients."""
         return self.map(Tensor.detach)
 
     def to(self, device: Any) -> MemoryState:
+        """The same state with its tensors on `device`."""
         return self.map(lambda tensor: tensor.to(device))
 
     @staticmethod

@@ -96,7 +96,7 @@ class BackboneMemory(BackboneWrapper):
     # -- one segment ----------------------------------------------------------------------------------------
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token embeddings [..., d], by calling the module: families that scale do it there."""
+        """Embeddings [..., d] of int64 [...], by calling the module: families that scale do it there."""
         return self.backbone.get_input_embeddings()(ids)
 
     def run_pass(
@@ -132,7 +132,10 @@ class BackboneMemory(BackboneWrapper):
     def read_segment(
         self, segment: Tensor, state: MemoryState, lengths: Tensor | None, encoded: Tensor | None
     ) -> tuple[Tensor, Layout, SegmentRecord | None]:
-        """Outputs [B, w, d] at the tokens of a segment, its layout, and the record of one of all L tokens."""
+        """Outputs [B, w, d] at the tokens of a segment int64 [B, w], its layout, and its record if it has L.
+
+        ValueError for a layout that does not fit, and for gradient checkpointing that would drop a cache.
+        """
         layout = self.layout(state, encoded)
         layout.check(self.segment_length, len(segment))
         opened = self.open_cache(state)
@@ -160,7 +163,7 @@ class BackboneMemory(BackboneWrapper):
     def record(
         self, segment: OpenSegment, ids: Tensor, full: Tensor, encoded: Tensor | None
     ) -> SegmentRecord:
-        """What `update` is given of a segment that has been run."""
+        """What `update` is given of a segment int64 [B, L] that has been run; full: bool [B]."""
         hidden = segment.outputs_at_tokens(self.segment_length) if self.records_hidden else None
         return SegmentRecord(
             ids, full, encoded, segment.kept, segment.layers, hidden, segment.cache, segment.mask

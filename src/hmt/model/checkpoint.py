@@ -99,6 +99,7 @@ class BackboneWrapper(StreamingLM):
             backbone_kwargs: passed to `AutoModelForCausalLM.from_pretrained` (dtype, device_map, revision,
                 ...).
             fields: fields of the system's config, such as `segment_length`.
+        ValueError for a backbone that cannot be wrapped, by this system or by any, and for wrong fields.
         """
         backbone = bb.load_backbone(source, **(backbone_kwargs or {}))
         bb.check_head(backbone)
@@ -127,7 +128,7 @@ class BackboneWrapper(StreamingLM):
 
     @torch.no_grad()
     def start_vectors(self, embeddings: Tensor) -> None:
-        """Start learned vectors at the scale of the token embeddings: they are ordinary inputs at first."""
+        """Start learned vectors at the scale of token embeddings [V, d]: ordinary inputs at first."""
         std = embeddings.float().std().item()
         for module in self.modules():
             if isinstance(module, bb.Vectors):
@@ -138,23 +139,29 @@ class BackboneWrapper(StreamingLM):
         return {name: module for name, module in self.named_children() if name != "backbone"}
 
     def get_input_embeddings(self) -> Any:
+        """The backbone's token embeddings, weight [V, d]."""
         return self.backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: Any) -> None:
+        """Replace the token embeddings of the backbone."""
         self.backbone.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> Any:
+        """The backbone's head, without what some families apply after it; see `head`."""
         return self.backbone.get_output_embeddings()
 
     def set_output_embeddings(self, value: Any) -> None:
+        """Replace the head of the backbone."""
         self.backbone.set_output_embeddings(value)
 
     # -- checkpoints --------------------------------------------------------------------------------------
 
     def has_lora(self) -> bool:
+        """Whether the backbone holds adapters (`add_lora`, or those of a checkpoint)."""
         return bool(getattr(self.backbone, "_hf_peft_config_loaded", False))
 
     def backbone_is_frozen(self) -> bool:
+        """Whether the backbone's own weights stay: it has adapters, or nothing in it requires gradients."""
         return self.has_lora() or not any(p.requires_grad for p in self.backbone.parameters())
 
     def add_lora(
@@ -185,6 +192,7 @@ class BackboneWrapper(StreamingLM):
 
         adapter_only: save the memory modules and LoRA adapters without the backbone, and refer to it by name.
             None does so when the backbone is frozen or LoRA-tuned and came from a named place.
+        ValueError for an adapter without the name of its backbone, and for LoRA weights in a whole model.
         """
         base = self.config.base_model_name_or_path
         if adapter_only is None:
@@ -222,7 +230,10 @@ class BackboneWrapper(StreamingLM):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
-        """Load what `save_pretrained` wrote; an adapter-only checkpoint fetches its backbone by name."""
+        """Load what `save_pretrained` wrote; an adapter-only checkpoint fetches its backbone by name.
+
+        ValueError where that backbone cannot be loaded, or what was trained beside it does not fit.
+        """
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
         known = config
         if known is None and pretrained_model_name_or_path is not None:

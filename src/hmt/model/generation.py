@@ -35,7 +35,8 @@ class MemoryGenerationMixin(GenerationMixin):
 
         `inputs`: int64 [B, T], of any length. `past_key_values` may be a `Memory`; `inputs` are then only the
         new ids. It is copied, so one memory can be asked many questions; `return_dict_in_generate=True`
-        returns the advanced copy.
+        returns the advanced copy. ValueError without a prompt token in every row, and for a memory that does
+        not fit.
         """
         ids = inputs if inputs is not None else kwargs.get("input_ids")
         if ids is None or (isinstance(ids, Tensor) and ids.numel() == 0):
@@ -66,6 +67,7 @@ class MemoryGenerationMixin(GenerationMixin):
         next_sequence_length: Any = None,
         **kwargs: Any,
     ) -> Any:
+        """As in transformers; with a `Memory` only the ids it has not been fed, [B, n], and their mask."""
         # Stock code slices the ids by comparing lengths with the cache, which is wrong for "memory + only new
         # ids". The memory itself knows how many columns of this call's ids it has been fed.
         if isinstance(past_key_values, Memory):

@@ -24,7 +24,7 @@ _NOT_RETURNED = {"output_attentions", "output_hidden_states", "output_router_log
 
 
 def check_keywords(given: Mapping[str, Any], forward: Callable) -> None:
-    """TypeError for a keyword that `forward` does not know, and that would silently do nothing."""
+    """TypeError for a keyword that `forward` does not know, ValueError for outputs that are not returned."""
     for name, value in given.items():
         if value is None or name in _CARRY_NOTHING or (name in _NOT_RETURNED and value is False):
             continue
@@ -37,7 +37,10 @@ def check_keywords(given: Mapping[str, Any], forward: Callable) -> None:
 
 
 def as_ids(ids: Any, device: Any) -> Tensor:
-    """Token ids, given as a tensor or as (nested) lists, as a tensor [B, T] on `device`."""
+    """Token ids, given as a tensor or as (nested) lists, as a tensor [B, T] on `device`.
+
+    ValueError as of `check_ids`, and for text.
+    """
     if not isinstance(ids, Tensor):
         _refuse_text(ids)
         try:
@@ -52,7 +55,7 @@ def as_ids(ids: Any, device: Any) -> Tensor:
 
 
 def check_ids(ids: Any) -> Tensor:
-    """`ids`, which must be an integer tensor [B, T] with at least one token."""
+    """`ids` as they are. ValueError unless they are an integer tensor [B, T] with at least one token."""
     if ids is not None and not isinstance(ids, Tensor):
         _refuse_text(ids)
         raise ValueError(
@@ -75,7 +78,10 @@ def _refuse_text(ids: Any) -> None:
 
 
 def check_mask(mask: Tensor | None, ids: Tensor) -> Tensor | None:
-    """The mask of the columns of `ids` as bool [B, T], from one that may cover more columns before them."""
+    """The mask of the columns of `ids` as bool [B, T], from one that may cover more columns before them.
+
+    ValueError for another shape.
+    """
     if mask is None:
         return None
     batch, width = ids.shape
@@ -89,7 +95,7 @@ def check_mask(mask: Tensor | None, ids: Tensor) -> Tensor | None:
 def check_training(
     ids: Tensor, labels: Tensor | None, targets: Tensor | None, bptt_depth: int | None, chunk: int | None
 ) -> None:
-    """The arguments of `forward` that only training uses."""
+    """ValueError for arguments of `forward` that only training uses and that do not fit `ids` [B, T]."""
     check_chunk(chunk)
     if labels is not None and labels.shape != ids.shape:
         raise ValueError(f"labels are {tuple(labels.shape)} and input_ids {tuple(ids.shape)}; they align")
@@ -102,7 +108,7 @@ def check_training(
 
 
 def check_chunk(chunk: int | None) -> None:
-    """The number of segments that are prepared in one batch."""
+    """ValueError for a number of segments to be prepared in one batch that is below 1."""
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is a number of segments (at least 1), got {chunk}")
 
@@ -125,7 +131,10 @@ def check_rows(lengths: list[int]) -> None:
 
 
 def kept_columns(keep: int | Tensor | None, width: int) -> Tensor:
-    """Column indices that `logits_to_keep` means, of `width` columns."""
+    """Column indices int64 [n] that `logits_to_keep` means, of `width` columns.
+
+    ValueError for a tensor that is not 1-D.
+    """
     if isinstance(keep, Tensor):
         if keep.dim() != 1:
             raise ValueError("logits_to_keep is a number of columns or a 1-D tensor of column indices")

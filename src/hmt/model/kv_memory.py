@@ -57,6 +57,7 @@ class KVMemory(BackboneMemory):
         return found
 
     def check_backbone(self) -> None:
+        """ValueError, by name, for a backbone whose keys cannot be moved (see `places`)."""
         if embedding_table(self.backbone).weight.device.type != "meta":
             assert self.places
 
@@ -70,6 +71,7 @@ class KVMemory(BackboneMemory):
         return BackboneFlops.of(self.backbone).forward(self.segment_length, pairs)
 
     def initial_state(self, batch_size: int) -> MemoryState:
+        """Zeros of the shapes that the class names, in the dtype of the embeddings."""
         table, config = embedding_table(self.backbone).weight, self.backbone.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -84,9 +86,14 @@ class KVMemory(BackboneMemory):
         )
 
     def layout(self, state: MemoryState, encoded: Tensor | None) -> Layout:
+        """The tokens alone: what was read stands in the cache."""
         return Layout([Tokens()])
 
     def open_cache(self, state: MemoryState) -> tuple[Any, Tensor | None]:
+        """A `RollingCache` of what is kept, and the mask int64 [B, slots] of filled slots.
+
+        No mask where all rows are known to hold equally many: empty slots are left out then.
+        """
         held = state.number(self.segment_length, self.slots)
         if held == 0 if isinstance(held, int) else self.slots == 0:
             return RollingCache(self.places, self.window, self.sinks), None
@@ -104,6 +111,7 @@ class KVMemory(BackboneMemory):
         return RollingCache(self.places, self.window, self.sinks, KeptKV(keys, values, held)), mask
 
     def update(self, state: MemoryState, record: SegmentRecord) -> MemoryState:
+        """Of all that was read, the segment included, sinks and the last `window` tokens are kept."""
         record.cache.evict(fixed=True)
         kept = record.cache.content()
         if not self.keeps_gradients:

@@ -38,6 +38,7 @@ class Stream:
 
     @property
     def left(self) -> int:
+        """Whole segments that are still to be read."""
         return len(self.ids) // self.segment_length - self.done
 
     def segments(self, number: int) -> Tensor:
@@ -46,6 +47,7 @@ class Stream:
         return self.ids[start : start + number * self.segment_length].view(number, self.segment_length)
 
     def tail(self) -> Tensor:
+        """The open segment behind all whole ones, int64 [n], n < L."""
         return self.ids[len(self.ids) // self.segment_length * self.segment_length :]
 
 

@@ -38,6 +38,7 @@ class Grid:
 
     @property
     def num_segments(self) -> int:
+        """S, the last one counted whole."""
         return self.ids.shape[1] // self.segment_length
 
     def segment(self, index: int) -> tuple[Tensor, Tensor | None]:

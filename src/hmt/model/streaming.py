@@ -89,7 +89,7 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         return [self.segment_length]
 
     def flops_per_segment(self) -> int:
-        """Floating-point operations of one segment of one stream, forward, without the head."""
+        """Operations of one segment of one stream, forward, without head. ValueError where it is not said."""
         raise ValueError(f"{type(self).__name__} does not say how many operations a segment takes")
 
     def at_budget(self, nbytes: int) -> Self:
@@ -216,7 +216,7 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         return adopt(memory, self.origin(), self.initial_state(1), self.input_device, source)
 
     def memory_for(self, cache: Any, batch: int) -> Memory:
-        """`cache` as this model's memory of `batch` streams; a new one for None or an empty stock cache."""
+        """`cache` as a memory of `batch` streams; a new one for None or an empty cache; else ValueError."""
         if isinstance(cache, Memory):
             if cache.batch_size != batch:
                 raise ValueError(f"the memory holds {cache.batch_size} streams and the input {batch} rows")
@@ -263,7 +263,8 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         Args:
             documents: sequences of ids (int64 [T] or lists), taken only when there is a free place.
             progress: called as progress(tokens_done), of all documents together.
-        Yields (index, memory of one stream) as documents end: the short ones first.
+        Yields (index, memory of one stream) as documents end: the short ones first. ValueError as of `read`,
+        and for a document that is a batch.
         """
         return reading.read_many(self, documents, batch_size, chunk, progress)
 
@@ -322,7 +323,9 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
                 as wrong answers, so that recall learns to be sharp among many segments from samples of few.
             bptt_depth, replay, chunk: see `run`.
             output_recall: return recall weights.
-        Returns a `MemoryOutput`. At a masked column the logits are those of the last real token before it.
+        Returns a `MemoryOutput`, logits [B, kept columns, V]. At a masked column the logits are those of the
+        last real token before it. ValueError for inputs that do not fit, with the reason; TypeError for a
+        keyword that does not exist.
         """
         if inputs_embeds is not None:
             raise ValueError(

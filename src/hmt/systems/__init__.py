@@ -48,7 +48,10 @@ def get(name: str) -> System:
 
 
 def register() -> None:
-    """Tell transformers' Auto classes about every system, for `AutoModelForCausalLM.from_pretrained`."""
+    """Tell transformers' Auto classes about every system, for `AutoModelForCausalLM.from_pretrained`.
+
+    ValueError where two systems have one `model_type`.
+    """
     new = {name: system for name, system in systems().items() if name not in _registered}
     if not new:
         return

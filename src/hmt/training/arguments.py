@@ -11,7 +11,7 @@ from hmt.training.recipe import Recipe, Stage
 def training_arguments(
     stage: Stage, recipe: Recipe, output_dir, seed: int | None, evaluate: bool
 ) -> TrainingArguments:
-    """`seed` overrides that of the recipe; `evaluate` says whether there is anything to evaluate on."""
+    """Those of one stage; `seed` overrides the recipe's; evaluate: whether there is text to evaluate on."""
     return TrainingArguments(
         output_dir=str(output_dir),
         max_steps=stage.steps,

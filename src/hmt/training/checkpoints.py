@@ -42,6 +42,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def checkpoint_step(path: Path) -> int:
+    """The optimizer step in a checkpoint folder's name."""
     return int(path.name.rsplit("-", 1)[1])
 
 
@@ -121,6 +122,7 @@ def check_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write what the run is started with, for `check_record`."""
     write_atomically(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
@@ -152,6 +154,7 @@ def trim_log(folder: Path, stage: int, step: int) -> None:
 
 
 def is_finished(folder: Path) -> bool:
+    """Whether the folder holds the final model: its config is written last."""
     return (folder / "config.json").is_file()
 
 

@@ -10,6 +10,7 @@ _TYPES: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str"
 
 
 def build(cls, values: dict[str, Any]):
+    """`cls(**values)` of a dataclass. ValueError for what is no dict, and for unknown and missing fields."""
     if not isinstance(values, dict):
         raise ValueError(f"a {cls.__name__} is an object with named fields, got {type(values).__name__}")
     known = [field.name for field in dataclasses.fields(cls)]
@@ -25,6 +26,7 @@ def build(cls, values: dict[str, Any]):
 
 
 def check_types(item) -> None:
+    """ValueError for a field whose value is not of its plain type (int, float, bool, str), or not finite."""
     for field in dataclasses.fields(item):
         name, optional = field.type.removesuffix(" | None"), field.type.endswith(" | None")
         value = getattr(item, field.name)
@@ -37,6 +39,7 @@ def check_types(item) -> None:
 
 
 def at_least(item, least: int, *names: str) -> None:
+    """ValueError for a field of these names that is below `least`; None passes."""
     for name in names:
         value = getattr(item, name)
         if value is not None and value < least:

@@ -42,6 +42,7 @@ class Stage:
         recite: share of the segments that repeat an earlier one of their sample (`RecitedSamples`); where the
             earlier one stood is a recall target, for `recall_targets="given"`. 1 with samples of 2 segments
             is autoencoding: the second segment is the first.
+    ValueError for values that cannot work.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Recipe:
         eval_steps: optimizer steps between held-out losses, None for none of them.
         keep_checkpoints: newest checkpoints of a stage that stay on disk.
         eval_samples: how many of the first evaluation samples are scored.
+    ValueError for values that cannot work.
     """
 
     stages: tuple[Stage, ...]
@@ -160,6 +162,7 @@ class Recipe:
             raise ValueError(f"min_segments is {self.min_segments}, more than the samples of a stage have")
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them: stages are dicts, tuples lists."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
@@ -175,6 +178,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path) -> Recipe:
+        """Read what `save` wrote. ValueError for what is not JSON or not a recipe."""
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except json.JSONDecodeError as error:
@@ -223,6 +227,7 @@ def paper_recipe(
         warmup_steps: at the beginning of each of our stages, of stage 1, and of the first part of stage 2.
         options: the other fields of `Recipe`.
     What is not named here is of `Stage`: of the paper's two, and `recite` of "recited" too.
+    ValueError for options that cannot work, alone or together.
     """
     rates: dict[str, Any] = {
         "learning_rate": learning_rate,

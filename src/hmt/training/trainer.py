@@ -38,6 +38,7 @@ class MemoryTrainer(Trainer):
         train_dataset, eval_dataset, data_collator, callbacks: as in `transformers.Trainer`.
         tokenizer: saved beside every checkpoint.
         start: the checkpoint this stage began from, named when the stage diverges before its own first one.
+    ValueError where one process sees several GPUs.
     """
 
     model: Any
@@ -92,6 +93,8 @@ class MemoryTrainer(Trainer):
         return batches, torch.as_tensor(1 if count is None else count).clamp(min=1)
 
     def training_step(self, model, inputs, *args, **kwargs):
+        """As in the Trainer; where memory runs out the error says what to change."""
+
         def advice() -> str:
             length = self.model.config.segment_length
             batch, width = inputs["input_ids"].shape
@@ -106,6 +109,7 @@ class MemoryTrainer(Trainer):
             return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        """The model's loss, in training with the stage's depth, replay and recall loss: a scalar."""
         inputs = dict(inputs)
         share = inputs.pop("recall_share", 1.0)
         options: dict[str, Any] = {}
@@ -136,6 +140,7 @@ class MemoryTrainer(Trainer):
         self._tokens += inputs["input_ids"].numel() if mask is None else mask.sum()
 
     def prediction_step(self, model, inputs, prediction_loss_only: bool, ignore_keys=None):
+        """As in the Trainer, without gathering memories and recall weights."""
         ignore = ["past_key_values", "recall", "recall_loss", *(ignore_keys or ())]
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore)
 
@@ -179,6 +184,7 @@ class MemoryTrainer(Trainer):
         return self.lr_scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Beside `loss`, what the class names, over all processes since the last log."""
         if "loss" in logs:
             steps = max(1, self.state.global_step - self._since)
             sums = torch.stack([self._lm, self._recall, self._tokens.to(self._lm.dtype)])

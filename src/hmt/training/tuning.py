@@ -11,7 +11,10 @@ from hmt.training.recipe import Recipe
 
 
 def apply_tuning(model, recipe: Recipe) -> None:
-    """Set `requires_grad` everywhere as the recipe says, and add LoRA adapters if there are none yet."""
+    """Set `requires_grad` everywhere as the recipe says, and add LoRA adapters if there are none yet.
+
+    ValueError where nothing is left to train.
+    """
     model.requires_grad_(True)
     if recipe.tuning == "frozen":
         model.freeze_backbone()

@@ -20,9 +20,11 @@ class Watch(TrainerCallback):
         self.ended = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Begin counting at the step that training resumes from."""
         self.trainer.reset_sums()  # only now the trainer knows at which step it resumes
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Stop and save after a signal; TrainingDiverged before a bad loss is logged or saved."""
         self.ended = time.perf_counter()
         if self.trainer.stop_wanted():
             control.should_training_stop = control.should_save = True
@@ -32,6 +34,7 @@ class Watch(TrainerCallback):
             self.trainer.check_weights()
 
     def on_evaluate(self, args, state, control, **kwargs):
+        """Leave the time of the evaluation out of the tokens per second."""
         self._pause()
 
     def _pause(self) -> None:
@@ -41,6 +44,7 @@ class Watch(TrainerCallback):
         self.ended = now
 
     def on_save(self, args, state, control, **kwargs):
+        """The tokenizer beside the checkpoint; its time is left out too."""
         self._pause()
         # The tokenizer makes a checkpoint a model of its own. The Trainer would save it if it had it, but
         # also write the tokenizer's special tokens into the model's config.
@@ -56,6 +60,7 @@ class LogFile(TrainerCallback):
         self.file, self.head, self.start = folder / LOG, {"stage": number, "name": name}, time.time()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Append a line, on the process that saves, for a training or an evaluation loss."""
         if not args.should_save or not logs or not ({"loss", "eval_loss"} & logs.keys()):
             return
         entry = {
@@ -75,10 +80,12 @@ class Progress(TrainerCallback):
         self.title, self.bars, self.text = title, Bars(every=0), ""
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Move the bar."""
         if self.bars.live and state.is_world_process_zero:
             self.bars(self.title, state.global_step, state.max_steps, self.text)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Show losses, learning rate and speed, in the bar or as a line."""
         if not logs or not ({"loss", "eval_loss"} & logs.keys()) or not state.is_world_process_zero:
             return
         self.text = ", ".join(_readable(logs))

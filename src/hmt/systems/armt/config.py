@@ -22,6 +22,7 @@ class ARMTConfig(MemoryConfig):
     sensory_length: int = 0
 
     def check(self) -> None:
+        """ValueError also for no memory tokens, keys without width, or a negative number of raw tokens."""
         super().check()
         for name in ("num_memory_tokens", "memory_dim"):
             if getattr(self, name) < 1:

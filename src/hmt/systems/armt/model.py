@@ -72,6 +72,7 @@ class ReadBeforeLayers:
         self.associations, self.state = associations, state
 
     def read(self, layer: int, hidden: Tensor) -> Tensor:
+        """h + phi(W_q h) A / (phi(W_q h) z + eps) of hidden [B, T, d], in its dtype."""
         state, association = self.state, self.associations[layer]
         assert isinstance(association, Association)
         found = association.read(hidden, state["matrix"][:, layer], state["norm"][:, layer])
@@ -88,11 +89,13 @@ class ARMTForCausalLM(BackboneMemory):
     config_class = ARMTConfig
 
     def add_modules(self, width: int) -> None:
+        """The memory tokens [m, d], and W_q, W_k, W_v, w and c of every layer."""
         config, layers = self.config, self.config.text_config.num_hidden_layers
         self.memory_tokens = Vectors(config.num_memory_tokens, width)
         self.associations = nn.ModuleList(Association(width, config.memory_dim) for _ in range(layers))
 
     def check_backbone(self) -> None:
+        """ValueError for a backbone whose layers cannot be tapped."""
         decoder_layers(self.backbone)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -114,6 +117,7 @@ class ARMTForCausalLM(BackboneMemory):
         return super().flops_per_segment() + len(self.associations) * (read + written)
 
     def initial_state(self, batch_size: int) -> MemoryState:
+        """A and z at zero, float32; sensory ids int64 [B, k]."""
         like, config = self.memory_tokens.weight, self.config
         shape = (batch_size, len(self.associations), _FEATURES * config.memory_dim)
         ids = torch.zeros(batch_size, dtype=torch.long, device=like.device)
@@ -127,14 +131,17 @@ class ARMTForCausalLM(BackboneMemory):
         )
 
     def layer_memory(self, state: MemoryState) -> ReadBeforeLayers:
+        """A and z of every layer, read before it."""
         return ReadBeforeLayers(self.associations, state)
 
     def layout(self, state: MemoryState, encoded: Tensor | None) -> Layout:
+        """[sensory | tokens | memory tokens]; A and z are read before every layer instead."""
         config, memory = self.config, self.memory_tokens(state.batch_size)
         sensory = Ids(state["sensory"], state.number(config.segment_length, config.sensory_length))
         return Layout([sensory, Tokens(), Embeds(memory, keep="write")])
 
     def update(self, state: MemoryState, record: SegmentRecord) -> MemoryState:
+        """A <- A + sum_i b_i k_i (v_i - old_i)^T and z <- z + sum_i gamma_i k_i, in every layer."""
         first, written = state.segments == 0, []
         for layer, association in enumerate(self.associations):
             assert isinstance(association, Association)

@@ -46,6 +46,7 @@ class HMTConfig(MemoryConfig):
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
+        """ValueError also for a summary that does not fit into the segment, or sizes too small to work."""
         super().check()
         assert self.summary_length is not None  # filled in by __post_init__
         if not 1 <= self.summary_length <= self.segment_length:

@@ -81,6 +81,7 @@ class HMTForCausalLM(BackboneMemory):
     sizes = ("memory_size",)
 
     def add_modules(self, width: int) -> None:
+        """T [1, d], the first prompt [m, d] (nothing to recall yet), W_q and W_k; W [m, d] if "learned"."""
         config = self.config
         self.summary_prompt = Vectors(1, width)  # T
         # stands for P_n while there is nothing to recall
@@ -102,14 +103,17 @@ class HMTForCausalLM(BackboneMemory):
 
     @property
     def lookahead(self) -> int:
+        """j where equation 1 summarises the head of the segment being read, else 0."""
         return self.config.summary_length if self._summarises("segment") else 0
 
     @property
     def retrieval(self) -> Retrieval:
+        """The slots of the bank, scored as in equation 2 before the softmax."""
         return Retrieval(self._held, self._scores)
 
     @property
     def encodes(self) -> bool:
+        """Whether equation 1 is a pass of its own: recall with the queries "segment" and "previous"."""
         return self._summarises("segment", "previous")
 
     def passes(self) -> list[int]:
@@ -126,6 +130,7 @@ class HMTForCausalLM(BackboneMemory):
     # -- the recurrence -------------------------------------------------------------------------------------
 
     def initial_state(self, batch_size: int) -> MemoryState:
+        """Zeros in the dtype of the prompts; sensory ids and segments int64."""
         config, like = self.config, self.first_prompt.weight
         tensors = {
             "bank": like.new_zeros(batch_size, config.memory_size, like.numel()),
@@ -164,6 +169,10 @@ class HMTForCausalLM(BackboneMemory):
         return self.summarise(ids, covered).view(*segments.shape[:2], -1)
 
     def layout(self, state: MemoryState, encoded: Tensor | None) -> Layout:
+        """Equation 4, [P_n | sensory | tokens | P_n or W], with P_n by equations 2 and 3; or "inline".
+
+        encoded: S_n of equation 1, [B, d], for the query "segment".
+        """
         config = self.config
         sensory = Ids(state["sensory"], state.number(config.segment_length, config.sensory_length))
         if config.recall and config.recall_query == "inline":

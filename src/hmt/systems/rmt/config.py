@@ -21,6 +21,7 @@ class RMTConfig(MemoryConfig):
     sensory_length: int = 0
 
     def check(self) -> None:
+        """ValueError also for no memory tokens, or a negative number of raw tokens."""
         super().check()
         if self.num_memory_tokens < 1:
             raise ValueError(f"num_memory_tokens must be at least 1, got {self.num_memory_tokens}")

@@ -24,9 +24,11 @@ class RMTForCausalLM(BackboneMemory):
     config_class = RMTConfig
 
     def add_modules(self, width: int) -> None:
+        """The first `mem`, [m, d]."""
         self.first_prompt = Vectors(self.config.num_memory_tokens, width)
 
     def initial_state(self, batch_size: int) -> MemoryState:
+        """Memory at zero (not used before it is written), sensory ids and segments int64."""
         like, ids = self.first_prompt.weight, torch.zeros(batch_size, dtype=torch.long)
         return MemoryState(
             {
@@ -37,6 +39,7 @@ class RMTForCausalLM(BackboneMemory):
         )
 
     def layout(self, state: MemoryState, encoded: torch.Tensor | None) -> Layout:
+        """[mem | sensory | tokens | mem]: the m vectors stand at both ends."""
         config, first = self.config, self.first_prompt(state.batch_size)
         memory = torch.where(
             (state.segments > 0)[:, None, None], state["memory"] * config.memory_scale, first
@@ -45,6 +48,7 @@ class RMTForCausalLM(BackboneMemory):
         return Layout([Embeds(memory), sensory, Tokens(), Embeds(memory, keep="write")])
 
     def update(self, state: MemoryState, record: SegmentRecord) -> MemoryState:
+        """The next `mem` is H at the trailing m positions."""
         return state.updated(
             record.full,
             memory=record.kept["write"],

@@ -20,6 +20,7 @@ class StreamingLLMConfig(MemoryConfig):
     sinks: int = 4
 
     def check(self) -> None:
+        """ValueError also for a negative number of tokens."""
         super().check()
         for name in ("window_length", "sinks"):
             if getattr(self, name) < 0:

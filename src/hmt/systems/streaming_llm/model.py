@@ -26,8 +26,10 @@ class StreamingLLMForCausalLM(KVMemory):
 
     @property
     def window(self) -> int:
+        """`window_length` of the config."""
         return self.config.window_length
 
     @property
     def sinks(self) -> int:
+        """`sinks` of the config."""
         return self.config.sinks

@@ -26,6 +26,7 @@ class TransformerXLConfig(MemoryConfig):
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
+        """ValueError also for a negative number of tokens."""
         super().check()
         assert self.memory_length is not None  # filled in by __post_init__
         if self.memory_length < 0:

@@ -23,4 +23,5 @@ class TransformerXLForCausalLM(KVMemory):
 
     @property
     def window(self) -> int:
+        """`memory_length` of the config, M in the paper."""
         return self.config.memory_length

@@ -19,6 +19,7 @@ class WindowConfig(MemoryConfig):
     window_length: int = 512
 
     def check(self) -> None:
+        """ValueError also for a negative number of tokens."""
         super().check()
         if self.window_length < 0:
             raise ValueError(f"window_length must not be negative, got {self.window_length}")

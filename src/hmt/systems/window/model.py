@@ -24,6 +24,7 @@ class WindowForCausalLM(BackboneMemory):
 
     @property
     def horizon(self) -> int:
+        """Segments that the window reaches into, the oldest perhaps in part."""
         return -(-self.config.window_length // self.config.segment_length)
 
     def at_budget(self, nbytes: int) -> Self:
@@ -31,16 +32,19 @@ class WindowForCausalLM(BackboneMemory):
         return self.largest_within(nbytes)
 
     def initial_state(self, batch_size: int) -> MemoryState:
+        """An empty window: ids int64 [B, w]."""
         ids = torch.zeros(batch_size, dtype=torch.long, device=self.input_device)
         return MemoryState({"window": ids.new_zeros(batch_size, self.config.window_length), "segments": ids})
 
     def layout(self, state: MemoryState, encoded: torch.Tensor | None) -> Layout:
+        """[window | tokens]: as many of the last w tokens as there are."""
         config = self.config
         return Layout(
             [Ids(state["window"], state.number(config.segment_length, config.window_length)), Tokens()]
         )
 
     def update(self, state: MemoryState, record: SegmentRecord) -> MemoryState:
+        """The window slides on by the L tokens of the segment."""
         return state.updated(
             record.full, window=slide(state["window"], record.ids), segments=state.segments + 1
         )
