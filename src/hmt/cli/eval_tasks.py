@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from hmt.cli.progress import no_bars_in_logs
+from hmt.cli.read import open_model
 from hmt.cli.task_options import chosen_tasks
 
 
@@ -43,8 +44,6 @@ def evaluate_tasks(
 
 def named_models(models: Sequence[str]) -> dict[str, str]:
     """Name of the row -> folder or hub id, of "PATH" or "NAME=PATH". ValueError for one named twice."""
-    from hmt.cli.history import unique_name
-
     found: dict[str, str] = {}
     for text in models:
         name, equals, path = text.partition("=")
@@ -54,6 +53,34 @@ def named_models(models: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"{path if path in found.values() else name} is named twice")
         found[name] = path
     return found
+
+
+def open_models(paths: Sequence[str], device: str | None) -> tuple[dict[str, Any], Any, Any]:
+    """name -> model, their tokenizer and device. ValueError when their tokenizers differ."""
+    if repeated := [path for path in paths if paths.count(path) > 1]:
+        raise ValueError(f"{repeated[0]} is named twice")
+    systems: dict[str, Any] = {}
+    first: Any = None
+    for path in paths:
+        model, tokenizer = open_model(path, device)
+        first = first or tokenizer
+        if tokenizer.get_vocab() != first.get_vocab():
+            raise ValueError(
+                f"{path} and {paths[0]} have different tokenizers, so their perplexities per token cannot be "
+                "compared; evaluate models that read the same token ids"
+            )
+        systems[unique_name(path, systems)] = model
+    return systems, first, model.device
+
+
+def unique_name(path: str, taken: dict[str, Any]) -> str:
+    """The last part of a path, or more of it where that name is taken."""
+    parts = Path(path).parts
+    for number in range(1, len(parts) + 1):
+        name = "/".join(parts[-number:])
+        if name not in taken:
+            return name
+    return path
 
 
 def open_readers(
@@ -70,7 +97,6 @@ def open_readers(
 
     ValueError where tokenizers differ, or segment lengths in a way that makes a comparison meaningless.
     """
-    from hmt.cli.history import open_models
     from hmt.evaluation.readers.budget import rows_at
     from hmt.evaluation.tasks.base import Setting
 
@@ -193,7 +219,7 @@ def show(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from hmt.evaluation.shown import amount_text, carried_text, half_width, number_text, score_text
+    from hmt.evaluation.units import amount_text, carried_text, half_width, number_text, score_text
 
     table = Table(title="Scores, ± half of the 95% interval over documents", title_justify="left")
     table.add_column("reader", overflow="fold")
@@ -225,7 +251,7 @@ def _by_axis(name: str, task: dict[str, Any]) -> Any:
     """The headline of a task at each value of its axis."""
     from rich.table import Table
 
-    from hmt.evaluation.shown import fact_text, score_text
+    from hmt.evaluation.units import fact_text, score_text
 
     axis, metric = task["axes"][0], task["metrics"][0]
     places = list(dict.fromkeys(cell["facts"][axis] for r in task["readers"].values() for cell in r["cells"]))

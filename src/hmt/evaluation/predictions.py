@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
 from hmt.util.files import write_atomically
 
 Record = dict[str, Any]
@@ -111,22 +113,17 @@ class Predictions:
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Lets one process at a time write into `folder`; ValueError in another one. A no-op without POSIX
-    locks."""
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover - Windows
-        yield
-        return
+    """Lets one process at a time write into `folder`; ValueError in another one."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another run is writing to {folder}; wait for it, or choose another --output"
-            ) from None
-        yield  # the lock ends with the file, also when the process is killed
+    lock = FileLock(folder / ".lock")  # ends with the process, also when that is killed
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another run is writing to {folder}; wait for it, or choose another --output"
+        ) from None
+    with lock:
+        yield
 
 
 def difference(old: Any, new: Any, name: str = "") -> tuple[str, str, str] | None:

@@ -71,3 +71,14 @@ class Reader(ABC):
         history: int64 [B, H], whole segments (H a multiple of L; 0 allowed). target: int64 [B, L], the
         segment after them. The first `unscored_head` entries of a row mean nothing (NaN).
         """
+
+    def read_many(self, texts: Sequence[Sequence[int]]) -> list[Any]:
+        """`read` of several texts of token ids, in their order; side by side where the reader can."""
+        return [self.read(ids) for ids in texts]
+
+    def recalled(self, memory: Any, prompt: Sequence[int]) -> list[float] | None:
+        """Recall weight of every segment of the text while the last token of text and prompt is read: [S].
+
+        0 where a segment is no longer kept. None of a reader that does not choose among segments.
+        """
+        return None

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from hmt import backbone as bb
 from hmt.backbone.flops import BackboneFlops, segment_flops
-from hmt.evaluation.perplexity import prepare_segments, reach, target_outputs, unscored_head
 from hmt.evaluation.readers.base import Reader, Stop
 from hmt.evaluation.readers.plain import check_continuation, check_segments, check_start, greedy, token_nats
 from hmt.memory.memory import Memory
 from hmt.model.base import SegmentMemoryModel
+from hmt.model.segments import make_grid
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MemoryReader(Reader):
         own = sum(p.numel() for module in model.memory_modules().values() for p in module.parameters())
         lora = sum(p.numel() for name, p in model.backbone.named_parameters() if "lora_" in name)
         self.extra_parameters = own + lora
-        self.unscored_head = unscored_head(model)
+        self.unscored_head = max(1, model.lookahead)
 
     def flops_per_token(self, segment_length: int) -> float:
         self._check_length(segment_length)
@@ -106,12 +106,14 @@ class MemoryReader(Reader):
         check_segments(history, target)
         model, length, head = self.model, target.shape[1], self.unscored_head
         self._check_length(length)
-        device = bb.embedding_table(model.backbone).weight.device
-        segments = torch.cat([history, target], dim=1).to(device).view(len(target), -1, length)
-        read = reach(model, segments.shape[1] - 1)
-        segments = segments[:, segments.shape[1] - 1 - read :]
+        ids = torch.cat([history, target], dim=1)
+        if model.horizon is not None:  # what lies before it changes nothing
+            ids = ids[:, -(model.horizon + 1) * length :]
+        memory = model.new_memory(len(ids))
+        grid = make_grid(ids.to(memory.open_ids.device), None, memory.open_ids, memory.open_lengths, length)
         with bb.evaluating(model):
-            hidden = target_outputs(model, segments, prepare_segments(model, segments), read)
+            for _, output in model.run(grid, memory.state, chunk=8):
+                hidden = output.hidden
         nats = torch.full(target.shape, torch.nan)
         nats[:, head:] = token_nats(model.backbone, hidden[:, head - 1 : -1], target[:, head:])
         return nats
@@ -120,3 +122,33 @@ class MemoryReader(Reader):
         own = self.model.config.segment_length
         if segment_length != own:
             raise ValueError(f"{self.name} reads segments of {own} tokens, not of {segment_length}")
+
+    @torch.no_grad()
+    def read_many(self, texts: Sequence[Sequence[int]]) -> list[Kept]:
+        some = {place: ids[:-1] for place, ids in enumerate(texts) if len(ids) > 1}
+        with bb.evaluating(self.model):
+            read = dict(self.model.read_many(some.values(), batch_size=max(1, len(some))))
+        memories = dict(zip(some, (read[number] for number in range(len(some))), strict=True))
+        return [
+            Kept(memories[place] if place in memories else self.model.new_memory(1), tuple(ids[-1:]))
+            for place, ids in enumerate(texts)
+        ]
+
+    @torch.no_grad()
+    def recalled(self, memory: Kept, prompt: Sequence[int]) -> list[float] | None:
+        retrieval, own = self.model.retrieval, memory.memory.copy()
+        ids = torch.tensor([[*memory.last, *prompt]], device=own.open_ids.device)
+        if retrieval is None or not ids.numel():
+            return None
+        before = own.state.segments.cpu()
+        with bb.evaluating(self.model):
+            weights = self.model(ids, past_key_values=own, use_cache=True, output_recall=True).recall
+        if weights is None:
+            return None
+        before = before + weights.shape[1] - 1  # segments read when the last one of the call began
+        slots = retrieval.held(before)[0].tolist()
+        found = [0.0] * int(before)
+        for segment, weight in zip(slots, weights[0, -1].tolist(), strict=True):
+            if segment >= 0:
+                found[segment] = weight
+        return found

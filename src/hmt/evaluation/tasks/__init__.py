@@ -10,6 +10,7 @@ from hmt.evaluation.tasks.base import Task
 
 # name -> module of this folder and class
 TASKS = {
+    "text": "text:Text",
     "books": "text:Books",
     "wikitext": "text:WikiText",
     "wikipedia": "text:Wikipedia",

@@ -103,8 +103,15 @@ class Task(ABC):
         """The record with `scores` and `weights` computed anew from what it holds raw."""
 
     def extras(self, records: Sequence[Record]) -> dict[str, Any]:
-        """What else a task makes of all records of one reader, as plain JSON values: stands in the
-        results."""
+        """What else a task makes of all records of one reader, as plain JSON values: stands in the results.
+
+        The report draws two of them: `by_position` (value of the axis -> nats at each token of a segment) and
+        `recall_map` (rows of recall weights by part of the text, None where nothing is known).
+        """
+        return {}
+
+    def chance(self) -> dict[str, float]:
+        """Scores of guessing, per metric, where they are known."""
         return {}
 
 

@@ -75,11 +75,12 @@ class RecallDistance(Text):
         progress: Progress | None = None,
         shared: Any = None,
     ) -> Iterator[Record]:
-        model = getattr(reader, "model", None)
-        if model is None or not getattr(model.config, "recall", False):
-            return
         documents, rows = self.prepare(setting) if shared is None else shared
         length = setting.segment_length
+        first = documents[rows[0]]["input_ids"]
+        if reader.recalled(reader.read(first[:length]), first[length : length + 1]) is None:
+            return
+        model = reader.model  # type: ignore[attr-defined]  # only models recall
         filler = self._filler(setting) if self.dilate else None
         for number, row in enumerate(rows, start=1):
             name, wanted = documents[row]["name"], [_id(row, d) for d in range(1, self.distances + 1)]
