@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,14 @@ from torch import Tensor
 from hmt import backbone as bb
 from hmt.backbone.flops import BackboneFlops, segment_flops
 from hmt.evaluation.perplexity import prepare_segments, reach, target_outputs, unscored_head
+from hmt.evaluation.readers.asking import (
+    check_continuation,
+    check_segments,
+    check_start,
+    continued,
+    token_nats,
+)
 from hmt.evaluation.readers.base import Reader, Stop
-from hmt.evaluation.readers.plain import check_continuation, check_segments, check_start, greedy, token_nats
 from hmt.memory.memory import Memory
 from hmt.model.base import SegmentMemoryModel
 
@@ -35,6 +42,8 @@ class Kept:
 class MemoryReader(Reader):
     """Any `SegmentMemoryModel`. Reads texts of any length."""
 
+    model: SegmentMemoryModel
+
     def __init__(self, model: SegmentMemoryModel, name: str | None = None):
         self.model = model
         self.name = name or model.config.model_type
@@ -54,25 +63,29 @@ class MemoryReader(Reader):
         memory = self.model.new_memory(1) if len(ids) < 2 else self.model.read(ids[:-1])
         return Kept(memory, tuple(ids[-1:]))
 
-    def generate(
-        self, memory: Kept, prompt: Sequence[int], max_new_tokens: int, stop: Stop | None = None
-    ) -> list[int]:
-        # `generate` of a model with memory works on a copy
-        return greedy(
-            self.model, [*memory.last, *prompt], max_new_tokens, stop, past_key_values=memory.memory
-        )
+    def read_many(self, texts: Sequence[Sequence[int]], batch_size: int = 1) -> Iterator[tuple[int, Kept]]:
+        long = [number for number, ids in enumerate(texts) if len(ids) > 1]
+        for number in set(range(len(texts))) - set(long):
+            yield number, self.read(texts[number])
+        heads = (list(texts[number][:-1]) for number in long)
+        for place, memory in self.model.read_many(heads, batch_size=batch_size):
+            yield long[place], Kept(memory, tuple(texts[long[place]][-1:]))
 
-    def nats(self, memory: Kept, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
-        found: list[float] = []
-        for logits, goal in self.logits(memory, prompt, continuation):
-            found += torch.nn.functional.cross_entropy(logits, goal, reduction="none").tolist()
-        return found
+    def generate(
+        self,
+        memory: Kept,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        stop: Stop | None = None,
+        **settings: Any,
+    ) -> list[int]:
+        before = [*memory.last, *prompt]  # `generate` of a model with memory works on a copy
+        return continued(self.model, before, max_new_tokens, stop, settings, past_key_values=memory.memory)
 
     @torch.no_grad()
     def logits(
         self, memory: Kept, prompt: Sequence[int], continuation: Sequence[int]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What `nats` is made of, some tokens of the continuation at a time: logits [n, V] and tokens [n]."""
         goal = list(continuation)
         before = [*memory.last, *prompt]
         check_continuation(goal)
