@@ -2,7 +2,8 @@ import random
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import ByteLevelBPETokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hmt import HMTForCausalLM, RMTForCausalLM, WindowForCausalLM
 
@@ -38,6 +39,18 @@ def build(system: str, vocab_size: int = VOCABULARY, segment_length: int = LENGT
     return kind.from_backbone(
         tiny_backbone(vocab_size), segment_length=segment_length, **{**defaults, **fields}
     ).eval()
+
+
+def byte_tokenizer(text: str, vocabulary: int = 300) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on `text`: nothing is unknown to it."""
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([text], vocab_size=vocabulary, special_tokens=["<end>"], show_progress=False)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<end>")
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer():
+    return byte_tokenizer
 
 
 @pytest.fixture

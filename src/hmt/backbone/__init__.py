@@ -9,6 +9,8 @@ from hmt.backbone.checks import (
     position_table,
 )
 from hmt.backbone.load import load_backbone, load_with_attention
+from hmt.backbone.rolling import KeptKV, RollingCache
+from hmt.backbone.rotary import KeyPositions
 from hmt.backbone.run import (
     Vectors,
     embedding_table,
@@ -20,6 +22,9 @@ from hmt.backbone.run import (
 )
 
 __all__ = [
+    "KeptKV",
+    "KeyPositions",
+    "RollingCache",
     "Vectors",
     "check_backbone",
     "check_causal",

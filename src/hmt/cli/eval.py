@@ -23,10 +23,10 @@ def command(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Documents for perplexity against history: the task text on them.", metavar="PATH"),
+        typer.Option(help="Documents of the text tasks; alone, of the task text.", metavar="PATH"),
     ] = None,
     history: Annotated[
-        str | None, typer.Option(help="Segments read before what the task text scores, such as 0,1,4.")
+        str | None, typer.Option(help="Segments read before what the text tasks score, such as 0,1,4.")
     ] = None,
     budgets: Annotated[
         str, typer.Option(help="Compare at so many bytes per stream, such as 16KiB,64KiB.", metavar="BYTES")
@@ -60,11 +60,7 @@ def command(
     if tasks is None and data is None:
         raise ValueError("name --tasks, or --data for perplexity against history")
     names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
-    if data is not None and "text" not in names:
-        names.insert(0, "text")
-    short = [f"text.{key}={value}" for key, value in (("source", data), ("histories", history)) if value]
-    if history is not None and "text" not in names:
-        raise ValueError("--history is of the task text; name --set TASK.histories=... for others")
+    short = _of_text(names, {"source": data, "histories": history})
     from hmt.cli.eval_tasks import evaluate_tasks
 
     defaults: dict[str, Any] = {"seed": seed, **({} if limit is None else {"limit": limit})}
@@ -73,3 +69,16 @@ def command(
         budgets=budgets, baselines=baselines, backbone=backbone, context=context,
         segment_length=segment_length, device=device, overwrite=overwrite,
     )  # fmt: skip
+
+
+def _of_text(names: list[str], settings: dict[str, str | None]) -> list[str]:
+    """--data and --history as settings of the text tasks among `names`; without any, `text` is added."""
+    from hmt.evaluation.tasks import task_class
+    from hmt.evaluation.tasks.text import Text
+
+    given = {key: value for key, value in settings.items() if value is not None}
+    on_text = [name for name in names if issubclass(task_class(name), Text)]
+    if given and not on_text:
+        names.insert(0, "text")
+        on_text = ["text"]
+    return [f"{name}.{key}={value}" for name in on_text for key, value in given.items()]

@@ -105,18 +105,14 @@ class KeyValue(Task):
                 indices = wanted[start : start + self.batch_size]
                 rows = [samples[index] for index in indices]
                 ids = [row["input_ids"].tolist() for row in rows]
-                memories = reader.read_many([one[: -task.segment_length] for one in ids])
-                for index, row, own, memory in zip(indices, rows, ids, memories, strict=True):
-                    question = own[-task.segment_length : -1]  # the answer itself is never read
-                    identity = f"{length}/{index}"
+                contexts = [one[: -task.segment_length] for one in ids]
+                for place, memory in reader.read_many(contexts, self.batch_size):
+                    question = ids[place][-task.segment_length : -1]  # the answer itself is never read
+                    facts = (ids[place][-1], int(rows[place]["evidence"]), length)
+                    identity = f"{length}/{indices[place]}"
                     finished += 1
-                    yield self.rescore(
-                        {
-                            "id": identity,
-                            "group": identity,
-                            **_ask(reader, memory, question, own[-1], int(row["evidence"]), length),
-                        }
-                    )
+                    asked = _ask(reader, memory, question, *facts)
+                    yield self.rescore({"id": identity, "group": identity, **asked})
                     if progress is not None:
                         progress(finished, total)
 
@@ -154,11 +150,12 @@ class KeyValue(Task):
 def _ask(reader: Reader, memory: Any, question: list[int], answer: int, evidence: int, length: int) -> Record:
     depth = round(evidence / max(1, length - 2) * _BINS) / _BINS
     recall = reader.recalled(memory, question)
+    ((logits, goal),) = reader.logits(memory, question, [answer])
     return {
         "facts": {"segments": length, "depth": depth},
         "evidence": evidence,
         "answer": answer,
-        "generated": reader.generate(memory, question, 1),
-        "nats": reader.nats(memory, question, [answer])[0],
+        "generated": logits.argmax(-1).tolist(),
+        "nats": -float(logits.log_softmax(-1)[0, int(goal[0])]),
         **({} if recall is None else {"recall": [round(weight, 5) for weight in recall]}),
     }

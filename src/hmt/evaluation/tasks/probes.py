@@ -80,14 +80,13 @@ class RecallDistance(Text):
         first = documents[rows[0]]["input_ids"]
         if reader.recalled(reader.read(first[:length]), first[length : length + 1]) is None:
             return
-        model = reader.model  # type: ignore[attr-defined]  # only models recall
         filler = self._filler(setting) if self.dilate else None
         for number, row in enumerate(rows, start=1):
             name, wanted = documents[row]["name"], [_id(row, d) for d in range(1, self.distances + 1)]
             if not all(one in done for one in wanted):
                 ids = np.array(documents[row]["input_ids"][: self.segments * length])
                 ids = ids[: len(ids) // length * length]
-                for record in self._of(model, ids, filler, length):
+                for record in self._of(reader.model, ids, filler, length):
                     identity = _id(row, record["facts"]["distance"])
                     if identity not in done:
                         yield self.rescore({"id": identity, "group": name, **record})
