@@ -31,14 +31,15 @@ def test_numbers_and_files(hmt, folders, data, workplace):
     )
     results = json.loads((workplace / "out" / "results.json").read_text(encoding="utf-8"))
     task = results["tasks"]["text"]
-    assert list(task["readers"]) == ["hmt", "rmt", "alone", "sensory"]
+    first, *others = task["readers"]
+    assert first.startswith("hmt") and others == ["rmt", "alone", "sensory"]
     assert {entry["n"] for entry in task["readers"].values()} == {18}
     assert task["settings"]["seed"] == 3 and task["settings"]["histories"] == [0, 1, 5]
 
     model = load_model(folders / "hmt")
     same = make_task("text", source=data, histories=(0, 1, 5), max_targets=6, seed=3)
     records = list(same.run(MemoryReader(model), Setting(load_tokenizer(folders / "hmt"), 16)))
-    for cell in task["readers"]["hmt"]["curve"]:
+    for cell in task["readers"][first]["curve"]:
         own = [record for record in records if record["facts"] == cell["facts"]]
         mean = cell["metrics"]["perplexity"]["mean"]
         assert mean == pytest.approx(estimate(own, "perplexity")["mean"], rel=1e-5)
@@ -58,7 +59,7 @@ def test_comparisons_that_mean_nothing(error_of, folders, data):
     assert "0 of 4 documents qualify" in message and "the largest history that fits is" in message
     assert "is named twice" in error(folders / "hmt", folders / "hmt")
     few = ("--set", "text.skip=3", "--baselines", "none")
-    assert "prompt of hmt sees the first 8 tokens" in error(folders / "hmt", more=few)
+    assert "sees the first 8 tokens" in error(folders / "hmt", more=few)
 
 
 def test_missing_data(error_of, folders):

@@ -18,7 +18,8 @@ TEXT = ids(61, 1)
 def masked(backbone, text: list[int], following: list[int], window: int, chunk: int) -> torch.Tensor:
     """Nats of all tokens but the first.
 
-    The text but its last token is read in chunks, the rest in others. A token attends to its chunk so far, and to the `window` tokens before the chunk.
+    The text but its last token is read in chunks, the rest in others. A token attends to its chunk so far,
+    and to the `window` tokens before the chunk.
     """
     split = max(0, len(text) - 1)
     tokens = torch.tensor([text + following])

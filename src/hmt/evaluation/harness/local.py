@@ -25,7 +25,10 @@ def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def write_local_tasks(
-    data: Mapping[str, str | Path], folder: Path, rename: Mapping[str, str] | None = None
+    data: Mapping[str, str | Path],
+    folder: Path,
+    rename: Mapping[str, str] | None = None,
+    manager: Any = None,
 ) -> list[str]:
     """YAML in `folder` by which tasks of the harness read local files, under their own names; those names.
 
@@ -37,12 +40,13 @@ def write_local_tasks(
             `longbench_qmsum`), like the task or like the split. Of a pattern, tasks without a file are left
             out.
         rename: field of the task -> column of the files, where they differ.
+        manager: the `TaskManager` that knows the tasks; None: one of all tasks, which takes a while to make.
     ValueError for a task that is not there, is a group, or is a program that fetches its own data (SCROLLS),
     and for files that are not there. Rows that lack a field of the prompt are refused when they are loaded.
     """
     from lm_eval.tasks import TaskManager
 
-    manager, names = TaskManager(), list[str]()
+    manager, names = manager or TaskManager(), list[str]()
     for pattern, place in data.items():
         found = manager.match_tasks([pattern])
         tasks = [name for name in found if name in manager.all_subtasks]
