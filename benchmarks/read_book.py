@@ -22,8 +22,7 @@ import torch
 from hmt import load_model
 from hmt.data import read_text
 from hmt.systems import load_tokenizer
-from hmt.util.environment import run_facts
-from hmt.util.peak import peak_memory
+from hmt.util.environment import peak_memory, run_facts
 
 
 def main() -> None:

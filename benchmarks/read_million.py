@@ -29,7 +29,7 @@ def main() -> None:
 
     from hmt import HMTForCausalLM
     from hmt.bench.shapes import SHAPES
-    from hmt.util.peak import peak_memory
+    from hmt.util.environment import peak_memory
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -5,7 +5,7 @@
 import difflib
 import math
 from dataclasses import fields
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from huggingface_hub import dataclasses as hub
 from huggingface_hub.errors import StrictDataclassFieldValidationError
@@ -61,6 +61,7 @@ class MemoryConfig(PreTrainedConfig):
 
     model_type = "segment_memory"
     sub_configs = {"text_config": AutoConfig}
+    option_names: ClassVar[dict[str, str]] = {}  # further names of fields for `hmt train`: name -> field
 
     text_config: dict | PreTrainedConfig | None = None
     segment_length: int = 512

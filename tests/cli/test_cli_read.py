@@ -1,7 +1,6 @@
 """`hmt read` and `hmt memory`: a text read in pieces is the text, and mistakes are one line."""
 
 import gzip
-import io
 import json
 
 import pytest
@@ -11,7 +10,7 @@ from transformers import AutoTokenizer
 from hmt import Memory, load_model
 from hmt.cli import read
 from hmt.cli.progress import TokenProgress
-from hmt.util.peak import peak_memory
+from hmt.util.environment import peak_memory
 
 from .models import TEXT, make_tokenizer
 
@@ -139,16 +138,28 @@ def test_memory_info(hmt, error_of, folders):
     assert "not a safetensors file" in error_of("memory", "info", "book.txt")
 
 
-def test_progress_is_shown_only_after_a_second(monkeypatch):
-    now = [0.0]
+def test_summary(monkeypatch):
+    now = [100.0]
     monkeypatch.setattr("hmt.cli.progress.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("sys.stderr", io.StringIO())
     with TokenProgress("reading") as progress:
-        progress.update(10)
-        assert progress._bar is None
-        now[0] = 2.0
+        progress.of(10)
+        now[0] = 102.0
         progress.of(50, 100)
-        assert progress._bar is not None
-    now[0] = 9.0
+    now[0] = 109.0
     assert progress.summary().startswith("50 tokens, 25 tokens/s, peak memory ")
     assert peak_memory() > 50 * 2**20
+
+
+@pytest.mark.parametrize("limit", [None, 3000])
+def test_total_is_known_before_the_last_piece(folders, workplace, monkeypatch, limit):
+    (workplace / "book.txt").write_text(TEXT * 15, encoding="utf-8")
+    monkeypatch.setattr(read, "_PIECE", 4000)
+    told = []
+    monkeypatch.setattr(TokenProgress, "of", lambda self, tokens, total: told.append((tokens, total)))
+    model, tokenizer = load_model(folders / "hmt"), AutoTokenizer.from_pretrained(folders / "hmt")
+    pieces = read.token_pieces(tokenizer, read.text_pieces("book.txt", "utf-8", "strict"), start=True)
+    memory, _ = read.read_tokens(model, pieces, None, limit)
+    number = int(memory.tokens_read)
+    early = [total for tokens, total in told if 1 < tokens < number / 2]
+    assert told[-1] == (number, pytest.approx(number, rel=1e-3)) and len(early) > 2
+    assert all(total == pytest.approx(number, rel=0.5) for total in early)

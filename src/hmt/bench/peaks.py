@@ -21,8 +21,8 @@ import torch
 from hmt.bench.timing import free
 from hmt.bench.training import no_room, training_step
 from hmt.bench.workbench import Progress, Workbench
+from hmt.util.environment import peak_memory
 from hmt.util.oom import is_out_of_memory
-from hmt.util.peak import peak_memory
 
 Point = dict[str, Any]
 

@@ -18,17 +18,31 @@ class Settings:
     Args:
         backbone: folder or hub id of trained weights (a plain model, or one with memory whose backbone is
             taken); None builds `shape` with random weights.
-        shape: a name in `shapes.SHAPES`.
-        systems: names in `readers.system_names()`; empty means all.
+        shape: random weights of this shape: tiny, small (default on a CPU), qwen3-0.6b (on a GPU),
+            llama-3.2-1b.
+        systems: such as hmt-segment,rmt,full; empty means all.
         lengths: tokens of text, multiples of `segment_length`.
+        segment_length: new tokens per segment.
+        sensory_length: raw tokens that are read again, HMT.
+        memory_size: memory embeddings kept, HMT.
         batch: streams side by side.
         chunk: segments whose summaries run in one batch.
+        parts: what to measure.
         decode_after: segments read before decoding starts.
-        decode_read: of those, how many are really read; the rest is absorbed without running the backbone.
+        decode_read: of those, how many are really read; the rest is absorbed as random vectors, without
+            running the backbone. None: 16 on a CPU, all on a GPU.
         train_segments: BPTT depths, in segments.
-        full_attention_max: longest text, in tokens, that full attention is asked to hold.
+        full_attention_max: longest text, in tokens, that full attention is asked to hold. None: 32k on a CPU,
+            128k on a GPU.
         question: tokens of the question asked to a memory that is there already.
-        peak_tflops: of the device in this precision; None looks it up.
+        dtype: precision, float32 (default on a CPU), bfloat16 (on a GPU) or float16.
+        device: where to compute: cpu, cuda, cuda:1. None: a GPU if there is one.
+        attn: attention of transformers: sdpa, eager, flash_attention_2.
+        threads: threads of PyTorch on a CPU.
+        seed: seed of weights and text.
+        repeats: rounds; every case runs once in each.
+        compile: compile the steps of the systems, and the plain backbone.
+        peak_tflops: peak of the device in this precision; None: known for A100, H100 and H200 in 16 bits.
     """
 
     backbone: str | None = None

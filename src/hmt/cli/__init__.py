@@ -13,18 +13,18 @@ import typer
 from typer.core import TyperGroup
 
 # A module with a function `command` becomes a command, one with a Typer `app` becomes a group of commands;
-# both are called by the module's name and appear in `hmt --help` in this order.
-COMMANDS = [
-    "demo",
-    "train",
-    "read",
-    "generate",
-    "memory",
-    "eval",
-    "report",
-    "bench",
-    "env",
-]
+# both are called by the module's name and appear in `hmt --help` in this order. The example ends its help.
+COMMANDS = {
+    "demo": "hmt demo --smoke --output demo",
+    "train": "hmt train Qwen/Qwen3-0.6B books/ --output run --memory-size 300 --bf16 --replay",
+    "read": "hmt read run book.txt --memory book.hmt",
+    "generate": 'hmt generate run --memory book.hmt --prompt "The captain"',
+    "memory": "hmt memory info book.hmt",
+    "eval": "hmt eval run --tasks books,passkey --data held-out/ --output results",
+    "report": "hmt report results --output report.html",
+    "bench": "hmt bench --shape tiny --parts reading,decode --lengths 8k,64k",
+    "env": "hmt env --json",
+}
 
 
 class _Group(TyperGroup):
@@ -61,6 +61,7 @@ def _print_version(wanted: bool) -> None:
 app = typer.Typer(
     name="hmt",
     cls=_Group,
+    epilog=f"Example: {COMMANDS['read']}",
     help="Long-term memory for Hugging Face causal language models.",
     no_args_is_help=True,
     add_completion=False,
@@ -82,12 +83,12 @@ def _options(
     pass
 
 
-for _name in COMMANDS:
+for _name, _example in COMMANDS.items():
     _module = importlib.import_module(f"hmt.cli.{_name}")
     if hasattr(_module, "app"):
-        app.add_typer(_module.app, name=_name)
+        app.add_typer(_module.app, name=_name, epilog=f"Example: {_example}")
     else:
-        app.command(_name)(_module.command)
+        app.command(_name, epilog=f"Example: {_example}")(_module.command)
 
 
 def main() -> None:

@@ -18,15 +18,20 @@ def command(
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
+    print_facts("hmt env", {name: _readable(name, value) for name, value in facts.items()})
 
+
+def print_facts(title: str, facts: dict[str, str]) -> None:
+    """A table of two columns on stdout; long values are folded."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(show_header=False, title="hmt env", title_justify="left")
+    table = Table(show_header=False, title=title, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, _readable(name, value))
+        table.add_row(name, Text(value))
     Console().print(table)
 
 

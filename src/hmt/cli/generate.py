@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hmt.cli.read import DeviceOption, ModelArgument, open_model
+from hmt.cli.options import DeviceOption, ModelArgument
+from hmt.cli.read import open_model
 
 
 def command(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hmt.cli.env import print_facts
 from hmt.evaluation.units import byte_text
 
 app = typer.Typer(help="Look into memory files.", no_args_is_help=True)
@@ -16,7 +17,7 @@ def _group() -> None:
     pass
 
 
-@app.command()
+@app.command(epilog="Example: hmt memory info book.hmt --json")
 def info(
     file: Annotated[Path, typer.Argument(help="Memory file.", metavar="FILE")],
     as_json: Annotated[
@@ -31,20 +32,15 @@ def info(
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, title=str(file), title_justify="left")
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("streams", f"{facts['streams']:,}")
+    rows = {"streams": f"{facts['streams']:,}"}
     for name in ("segments_read", "tokens_read", "open_tokens"):
-        table.add_row(name.replace("_", " "), ", ".join(f"{value:,}" for value in facts[name]))
-    table.add_row("memory", f"{byte_text(facts['bytes'])} (file: {byte_text(facts['file_bytes'])})")
-    table.add_row("system", facts["system"])
-    table.add_row("model", facts["model"] or "unnamed")
-    table.add_row("fingerprint", facts["fingerprint"])
-    table.add_row("fields", "\n".join(f"{name} = {value}" for name, value in facts["fields"].items()))
-    table.add_row("tensors", "\n".join(f"{name} {shape}" for name, shape in facts["tensors"].items()))
-    Console().print(table)
+        rows[name.replace("_", " ")] = ", ".join(f"{value:,}" for value in facts[name])
+    rows |= {
+        "memory": f"{byte_text(facts['bytes'])} (file: {byte_text(facts['file_bytes'])})",
+        "system": facts["system"],
+        "model": facts["model"] or "unnamed",
+        "fingerprint": facts["fingerprint"],
+        "fields": "\n".join(f"{name} = {value}" for name, value in facts["fields"].items()),
+        "tensors": "\n".join(f"{name} {shape}" for name, shape in facts["tensors"].items()),
+    }
+    print_facts(str(file), rows)

@@ -9,22 +9,13 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from hmt.cli.progress import TokenProgress, no_bars_in_logs
+from hmt.cli.options import DeviceOption, EncodingOption, ErrorsOption, ModelArgument
+from hmt.cli.progress import TokenProgress, library_bars
 from hmt.evaluation.units import byte_text, plural
 
 _PIECE = 200_000  # characters held and tokenized at a time
-_CONTEXT = (
-    64  # characters before a piece that the tokenizer sees too, so that it does not look like a beginning
-)
-
-ModelArgument = Annotated[
-    str, typer.Argument(help="Folder or hub id of a model with memory.", metavar="MODEL")
-]
-DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU where there is one.")
-]
-EncodingOption = Annotated[str, typer.Option(help="Encoding of text files.")]
-ErrorsOption = Annotated[str, typer.Option(help="What to do with undecodable bytes: strict or replace.")]
+# characters before a piece that the tokenizer sees too, so that it does not look like a beginning
+_CONTEXT = 64
 
 
 def command(
@@ -68,15 +59,21 @@ def command(
 def read_tokens(reader, pieces, memory, limit: int | None, chunk: int = 8) -> tuple[Any, TokenProgress]:
     """Read (ids, fraction) pieces on top of `memory` (or None): the new memory and the finished progress."""
     done, end = 0, limit or sys.maxsize
+    total: float | None = limit
     with TokenProgress("reading", reader.device) as progress:
         for ids, fraction in pieces:
+            if fraction:  # of the text, at the end of this piece: what is left has as many tokens per byte
+                total = min(end, max(1.0, (done + len(ids)) / fraction))
             ids = ids[: end - done]
             if ids:
                 memory = reader.read(
-                    ids, memory=memory, chunk=chunk, progress=lambda n, base=done: progress.update(base + n)
+                    ids,
+                    memory=memory,
+                    chunk=chunk,
+                    progress=lambda n, base=done, total=total: progress.of(base + n, total),
                 )
                 done += len(ids)
-                progress.update(done, fraction)
+                progress.of(done, total)
             if done >= end:
                 break
     if not done:
@@ -190,7 +187,7 @@ def open_model(path: str, device: str | None = None) -> tuple[Any, Any]:
     if not Path(path).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
         raise ValueError(f"{path} is not there; name the folder of a model, or a hub id such as org/name")
     try:
-        with no_bars_in_logs():
+        with library_bars():
             model = load_model(path)
     except OSError as error:
         reason = str(error).splitlines()[0]

@@ -52,19 +52,21 @@ def load_documents(
 ) -> Dataset:
     """A `datasets.Dataset` with one row per document, whole: columns `text` and `name`, both strings.
 
-    `source` is one of
-
-    * a file, or a list of files and folders: `.jsonl`, `.ndjson`, `.json`, `.parquet` hold one document per
-      record, with its text in `text_field`; any other file is text, and one document. Each may be compressed
-      (.gz .bz2 .xz).
-    * a folder: all text, JSON and Parquet files under it, sorted by path, hidden ones left out. Files of
-      other kinds and text files without text are left out with a warning that counts them.
-    * `org/name` or `org/name:config` on the Hugging Face hub, of which `split` is loaded (only here is it
-      used). Rows without text are left out with a warning.
-
     A record is named after its field `name`, `title` or `id`; a text file after its path within the folder.
-    `limit` keeps the first so many documents. Local documents are kept under the cache folder (see
-    `cache_directory`), memory-mapped, so that they need not fit in memory and are read only once.
+    Local documents are kept under the cache folder (see `cache_directory`), memory-mapped, so that they need
+    not fit in memory and are read only once.
+
+    Args:
+        source: a file, or a list of files and folders: `.jsonl`, `.ndjson`, `.json`, `.parquet` hold one
+            document per record; any other file is text, and one document. Each may be compressed (.gz .bz2
+            .xz). Of a folder all text, JSON and Parquet files under it, sorted by path, hidden ones left out;
+            files of other kinds and text files without text are left out with a warning that counts them. Or
+            `org/name` or `org/name:config` on the Hugging Face hub, of which rows without text are left out.
+        split: of a data set on the hub.
+        text_field: field of JSON and Parquet records that holds the text.
+        encoding: of text files.
+        errors: what to do with undecodable bytes: strict or replace.
+        limit: use only the first so many documents.
 
     ValueError, naming the file and the place, for what does not exist, is not `encoding`, or has no text.
     """

@@ -1,5 +1,7 @@
 """What is remembered: the state of a batch of streams as a Cache and as a file, and whose it is."""
 
-from hmt.util.lazy import lazy_names
+import lazy_loader
 
-__getattr__, __dir__ = lazy_names(__name__, {"Memory": "memory", "MemoryState": "state"})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"memory": ["Memory"], "state": ["MemoryState"]}
+)

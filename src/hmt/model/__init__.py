@@ -1,5 +1,5 @@
 """A model that reads in segments: what a system defines, and the driver written once for all of them."""
 
-from hmt.util.lazy import lazy_names
+import lazy_loader
 
-__getattr__, __dir__ = lazy_names(__name__, {"SegmentMemoryModel": "base"})
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"base": ["SegmentMemoryModel"]})

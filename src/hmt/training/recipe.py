@@ -29,6 +29,8 @@ class Stage:
         learning_rate: at the first step (after the warm-up, if there is one).
         lr_schedule: "steps" multiplies by `lr_decay` every `lr_decay_every` steps (Table 7: 0.9 or 0.7, 100);
             other names are those of transformers' Trainer ("constant", "linear", "cosine", ...).
+        lr_decay: factor of the schedule "steps" (the paper: 0.9 or 0.7).
+        lr_decay_every: steps after which it is applied again.
         lr_start_step: with "steps", how many steps the decay has already counted: a curriculum is one decay.
         warmup_steps: steps over which the learning rate grows linearly to `learning_rate`.
         bptt_depth: segments that gradients flow through; None means all of the sample.
@@ -94,8 +96,12 @@ class Recipe:
     Args:
         tuning: "full" trains everything, "lora" the memory and LoRA adapters in the backbone (Llama 2 7B,
             Mamba, Yi and Mistral in the paper, r = 8), "frozen" the memory alone.
+        lora_r, lora_alpha, lora_dropout: rank, scale and dropout of the adapters.
         batch_size: samples per device and step (2 in the paper); times `gradient_accumulation` per optimizer
             step.
+        gradient_accumulation: batches per optimizer step.
+        max_grad_norm: gradient clipping, 0 for none.
+        weight_decay: of AdamW.
         bf16: compute in bfloat16; what is trained is kept in float32.
         replay: recompute segments in the backward pass: memory no longer grows with their number.
         compile: compile the backbone's pass over a segment (`compile_steps`), which takes minutes once.
@@ -103,7 +109,10 @@ class Recipe:
             takes it from the samples, or from what they `recite`, None leaves it out. Wanted as soon as a
             stage has a recall_loss_weight.
         min_segments: the shortest sample that is kept, in segments (0: anything of two tokens or more).
-        save_steps, logging_steps, eval_steps: in optimizer steps; a stage also saves at its end.
+        seed: of new weights, the order of samples, and dropout.
+        save_steps: optimizer steps between checkpoints; a stage also saves at its end.
+        logging_steps: optimizer steps between lines of the log.
+        eval_steps: optimizer steps between held-out losses, None for none of them.
         keep_checkpoints: newest checkpoints of a stage that stay on disk.
         eval_samples: how many of the first evaluation samples are scored.
     """
@@ -198,11 +207,13 @@ def paper_recipe(
     (default: `bptt_depth`), gradients through `bptt_depth` of them. No steps, no stage.
 
     Args:
+        stage1_steps: steps without recall, on samples of 2 segments; 0 leaves the stage out.
+        stage2_steps: steps with recall; 0 leaves the stage out.
+        bptt_depth: segments that gradients flow through in stage 2.
+        segments: segments of a sample in stage 2; None: the BPTT depth.
         curriculum: depths, such as [2, 4, 8], that share the steps of stage 2 and take the place of
             `bptt_depth`: each is a stage of its own, the learning rate and the recall loss go on as in one.
         recall_loss_until: fraction of the steps of all of stage 2.
-        recall_negatives: see `Stage`.
-        recite: see `Stage`; of the paper's stages and of "recited".
         writing_steps: steps of a stage "writing" ahead of all: samples of two segments, the second of which
             repeats the first and can only be had from memory, as many tokens to a batch as in stage 2. It
             teaches to write down what a segment says, which text alone does not (docs/results.md).
@@ -211,6 +222,7 @@ def paper_recipe(
             `recall_loss_weight` or else 0.1 with `recall_negatives`, on targets that are "given".
         warmup_steps: at the beginning of each of our stages, of stage 1, and of the first part of stage 2.
         options: the other fields of `Recipe`.
+    What is not named here is of `Stage`: of the paper's two, and `recite` of "recited" too.
     """
     rates: dict[str, Any] = {
         "learning_rate": learning_rate,

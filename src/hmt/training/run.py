@@ -19,7 +19,7 @@ from hmt.training.stops import TrainingStopped
 from hmt.training.trainer import MemoryTrainer
 from hmt.training.tuning import apply_tuning, trained_in_float32
 from hmt.training.watch import LogFile, Progress
-from hmt.util.peak import peak_memory
+from hmt.util.environment import peak_memory
 
 logger = logging.getLogger(__name__)
 

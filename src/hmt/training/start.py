@@ -5,16 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hmt.training.recipe import Recipe
 
-# system -> class, and what its config calls the sizes of the command line
-_SYSTEMS: dict[str, tuple[str, dict[str, str]]] = {
-    "hmt": ("HMTForCausalLM", {}),
-    "rmt": ("RMTForCausalLM", {"memory_size": "num_memory_tokens"}),
-    "window": ("WindowForCausalLM", {"sensory_length": "window_length"}),
-}
+DEFAULT_SYSTEM = __name__.partition(".")[0]  # the system that the library is named after
+# Fields of every configuration that follow from the backbone, and are nobody's choice.
+OF_THE_BACKBONE = ("text_config", "base_model_name_or_path", "base_model_revision", "adapter_only")
+
+
+def system_names() -> list[str]:
+    """The systems that can be trained, by the names of their folders."""
+    from hmt.systems import SYSTEMS
+
+    return [module.split(".")[-2] for module, _, _ in SYSTEMS.values()]
+
+
+def system_class(name: str) -> Any:
+    """The model class of a system; ValueError, with those there are, for a name that is none."""
+    from importlib import import_module
+
+    from hmt.systems import SYSTEMS
+
+    if name not in system_names():
+        raise ValueError(f"there is no system {name!r}; choose from {', '.join(system_names())}")
+    module, _, cls = list(SYSTEMS.values())[system_names().index(name)]
+    return getattr(import_module(module), cls)
 
 
 def open_for_training(
@@ -23,18 +37,20 @@ def open_for_training(
     """A model with memory: the one in `source`, or a new one around the backbone in `source`.
 
     Args:
-        system: "hmt" (also for None), "rmt" or "window"; only for a new model.
-        fields: fields of its config; entries that are None are left out.
-        attn: the backbone's attention ("sdpa", "eager", "flash_attention_2", ...); None: its own choice.
+        system: one of `system_names()`, None for `DEFAULT_SYSTEM`; only for a new model.
+        fields: fields of its config, also by the names in the config's `option_names`; entries that are None
+            are left out.
+        attn: the backbone's attention in transformers: "sdpa", "eager" (take it in bf16 on a CPU),
+            "flash_attention_2", ...; None: its own choice.
 
     Weights are loaded in float32, and in their own precision where they stay frozen and `recipe.bf16` allows
     it. ValueError for fields that the system does not have, or that would be those of a model that exists
     already.
     """
+    import torch
     from transformers import AutoConfig, set_seed
 
-    import hmt
-    from hmt.systems import SYSTEMS, register
+    from hmt.systems import SYSTEMS, load_model, register
 
     register()
     fields = {name: value for name, value in fields.items() if value is not None}
@@ -44,30 +60,32 @@ def open_for_training(
         source = str(Path(source).resolve())  # an adapter-only checkpoint will refer to it, from anywhere
     try:
         if AutoConfig.from_pretrained(source).model_type in SYSTEMS:
-            given = sorted([*fields, *(["system"] if system else [])])
-            if given:
-                wrong = ", ".join("--" + name.replace("_", "-") for name in given)
-                raise ValueError(f"{source} has a memory already: {wrong} cannot change it; leave them out")
-            return hmt.load_model(source, **options)
-        name, names = _SYSTEMS[system or "hmt"]
-        cls = getattr(hmt, name)
+            if given := sorted([*fields, *(["system"] if system else [])]):
+                raise ValueError(
+                    f"{source} has a memory already: {_listed(given)} cannot change it; leave them out"
+                )
+            return load_model(source, **options)
+        cls = system_class(system or DEFAULT_SYSTEM)
+        names = cls.config_class.option_names
         fields = {names.get(field, field): value for field, value in fields.items()}
-        known = {field.name for field in cls.config_class.__dataclass_fields__.values()}
-        if unknown := sorted(fields.keys() - known):
-            wrong = ", ".join("--" + field.replace("_", "-") for field in unknown)
-            raise ValueError(f"the system {system or 'hmt'!r} has no {wrong}")
+        if unknown := sorted(fields.keys() - cls.config_class.__dataclass_fields__.keys()):
+            raise ValueError(f"the system {system or DEFAULT_SYSTEM!r} has no {_listed(unknown)}")
         set_seed(recipe.seed)
         return cls.from_backbone(source, backbone_kwargs=options, **fields)
     except OSError as error:
         raise ValueError(f"{source} cannot be loaded as a causal LM: {str(error).splitlines()[0]}") from error
 
 
+def _listed(fields: list[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in fields)
+
+
 def load_text(source: Any, tokenizer, interleave: int = 0, dilate: int = 0, **options) -> Any:
     """Tokenized documents; see `hmt.data.load_documents` for `source` and `options`.
 
     Args:
-        interleave: mix pairs of documents, so many tokens of each in turn; 0 leaves them alone (paper, App.
-            H).
+        interleave: mix pairs of documents, so many tokens of each in turn; 0 leaves them alone (paper,
+            App. H).
         dilate: insert so many "$" after every so many tokens; 0 inserts none.
     """
     from hmt.data import dilate_documents, interleave_documents, load_documents, tokenize_documents

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
 from transformers import TrainerCallback
 
 from hmt.training.checkpoints import LOG
+from hmt.util.progress import Bars
 
 
 class Watch(TrainerCallback):
@@ -72,34 +72,21 @@ class Progress(TrainerCallback):
     """A bar per stage on a terminal, a line per logging step elsewhere; to stderr."""
 
     def __init__(self, title: str):
-        self.title, self.bar = title, None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
+        self.title, self.bars, self.text = title, Bars(every=0), ""
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
+        if self.bars.live and state.is_world_process_zero:
+            self.bars(self.title, state.global_step, state.max_steps, self.text)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not logs or not ({"loss", "eval_loss"} & logs.keys()) or not state.is_world_process_zero:
             return
-        text = ", ".join(_readable(logs))
-        if self.bar is not None:
-            self.bar.set_postfix_str(text)
-        else:
-            print(f"{self.title} {state.global_step}/{state.max_steps}: {text}", file=sys.stderr, flush=True)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.close()
+        self.text = ", ".join(_readable(logs))
+        self.bars(self.title, state.global_step, state.max_steps, self.text)
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+        """Leave the bar as it is."""
+        self.bars.close()
 
 
 def _readable(logs: dict) -> list[str]:

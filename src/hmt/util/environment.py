@@ -1,10 +1,14 @@
-"""Versions, hardware and commit: what a bug report or a published number needs. Imports no torch itself."""
+"""Versions, hardware, commit and peak memory: what a bug report or a published number needs.
+
+Importing this imports no torch.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -52,10 +56,30 @@ def commit() -> str | None:
 
 
 def version_of(distribution: str) -> str | None:
+    """Version of an installed distribution, such as "hmt-lm"; None if there is none."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def peak_memory(device: Any = None) -> int:
+    """Bytes so far: allocated by PyTorch on `device` if that is a CUDA device, else resident in RAM."""
+    if device is not None and str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return 1024 * int(found[1])  # Linux hands ru_maxrss on from the process that started this one
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _torch_facts() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files that are either whole or untouched."""
+"""Files that are either whole or untouched, and folders that one process at a time writes into."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -46,6 +48,23 @@ def write_atomically(path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def only_writer(folder: str | os.PathLike, advice: str = "choose another folder") -> Iterator[None]:
+    """Lets one process at a time write into `folder`, which is created if it is missing.
+
+    The lock ends with the process, however it ends. ValueError, with `advice`, while another one holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        if error.lock_file != str(folder / ".lock"):
+            raise
+        raise ValueError(f"another run is writing to {folder}; wait for it, or {advice}") from None
 
 
 def read_bytes(path) -> bytes:

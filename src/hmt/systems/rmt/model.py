@@ -28,6 +28,7 @@ class RMTConfig(MemoryConfig):
     """
 
     model_type = "rmt"
+    option_names = {"memory_size": "num_memory_tokens"}
 
     num_memory_tokens: int = 1
     sensory_length: int = 0

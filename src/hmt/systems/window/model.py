@@ -25,6 +25,7 @@ class WindowConfig(MemoryConfig):
     """
 
     model_type = "memory_window"
+    option_names = {"sensory_length": "window_length"}
 
     window_length: int = 512
 

@@ -1,0 +1,16 @@
+from .cache import cache_directory as cache_directory
+from .collate import SegmentCollator as SegmentCollator
+from .documents import load_documents as load_documents
+from .files import read_text as read_text
+from .key_value import KeyValueDataset as KeyValueDataset
+from .key_value import KeyValueTask as KeyValueTask
+from .recall_targets import ngram_recall_targets as ngram_recall_targets
+from .recitation import RecitedSamples as RecitedSamples
+from .samples import SegmentSamples as SegmentSamples
+from .samples import cut_samples as cut_samples
+from .samples import dilate as dilate
+from .samples import dilate_documents as dilate_documents
+from .samples import interleave as interleave
+from .samples import interleave_documents as interleave_documents
+from .tokens import check_ids as check_ids
+from .tokens import tokenize_documents as tokenize_documents
