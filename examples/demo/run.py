@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 import subprocess
@@ -20,13 +19,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from demo.corpus import Document, make_corpus
 from demo.settings import Settings, smoke
+from hmt.cli.eval_tasks import show
 from hmt.util.files import write_atomically
+from hmt.util.progress import Bars
 
 _queue: Any = None  # of a worker process
 
@@ -51,13 +50,10 @@ class Demo:
         """Do everything; leaves models, `text/`, `keys/`, `document.hmt`, `results.json`, `report.html`."""
         began = time.perf_counter()
         self.prepare()
-        with Progress(
-            TextColumn("{task.description:28}"), BarColumn(bar_width=28),
-            TextColumn("{task.fields[text]:32}"), TimeElapsedColumn(), console=self.console,
-        ) as self.bars:  # fmt: skip
-            self.tasks: dict[str, Any] = {}
-            self._jobs()
-        self._tables()
+        with Bars() as bars:
+            self._jobs(bars)
+        for part in ("score text", "score keys"):
+            show(self.results[part])
         read = self._read_and_continue()
         self._report(read, time.perf_counter() - began)
 
@@ -73,7 +69,7 @@ class Demo:
 
     # -- training and scoring, in worker processes --------------------------------------------------------
 
-    def _jobs(self) -> None:
+    def _jobs(self, bars: Bars) -> None:
         """The two halves share the processor: text waits for its backbone, keys begin at once."""
         from demo.train import BASELINES
 
@@ -95,11 +91,9 @@ class Demo:
                         work = partial(pool.submit, _work, name, function, self.folder, self.settings, system)
                         running[name] = self.submit(name, work)
                         del plan[name]
-                self._show(0.1)
+                self._show(bars, 0.1)
                 for name in [name for name, future in running.items() if future.done()]:
                     self.keep(name, running.pop(name).result())
-                    if name in self.tasks:
-                        self.bars.remove_task(self.tasks.pop(name))
         except BaseException:
             processes = list((getattr(pool, "_processes", None) or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
@@ -125,39 +119,16 @@ class Demo:
     def _file(self, job: str) -> Path:
         return self.folder / "work" / f"{job.replace(', ', '-').replace(' ', '-')}.json"
 
-    def _show(self, wait: float) -> None:
+    def _show(self, bars: Bars, wait: float) -> None:
         """Move the bars by what the workers have posted, waiting a moment for the first of it."""
         try:
             while True:
-                job, done, total, text = self.events.get(timeout=wait)
-                if job not in self.tasks:
-                    self.tasks[job] = self.bars.add_task(job, total=None, text="")
-                self.bars.update(self.tasks[job], completed=done, total=total or None, text=text)
+                bars(*self.events.get(timeout=wait))
                 wait = 0.001
         except Empty:
             pass
 
     # -- what came of it ----------------------------------------------------------------------------------
-
-    def _tables(self) -> None:
-        from demo.score import rows
-
-        accuracy = rows(self.results["score keys"], "key_value", "accuracy")
-        nats = rows(self.results["score text"], "text", "perplexity")
-        perplexity = {
-            name: {h: None if n is None else math.exp(n) for h, n in row.items()}
-            for name, row in nats.items()
-        }
-        for title, found, form in (
-            ("Hidden values found, by number of segments", accuracy, ".0%"),
-            ("Perplexity on held-out text, by segments of history", perplexity, ".2f"),
-        ):
-            table = Table("", title=title, title_justify="left")
-            for place in next(iter(found.values())):
-                table.add_column(str(place), justify="right")
-            for name, row in found.items():
-                table.add_row(name, *("" if value is None else format(value, form) for value in row.values()))
-            self.console.print(table)
 
     def _read_and_continue(self) -> dict[str, Any]:
         """The longest held-out document into a memory file, by the commands a user types."""
@@ -265,7 +236,7 @@ def _work(job: str, function: str, folder: Path, settings: Settings, system: str
         now = time.monotonic()
         if done in (0, total) or now - last > 0.2:
             last = now
-            _queue.put((job, done, total, text))
+            _queue.put((job, done, total or None, text))
 
     post(0, 0, "starting")
     module, _, name = function.partition(".")

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmt.evaluation.predictions import Predictions, only_one, plain, slug
+from hmt.evaluation.predictions import Predictions, plain, slug
 from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.run import evaluate
 from hmt.evaluation.summary import cells, estimate, paired
 from hmt.evaluation.tasks.base import Metric, Setting, Task
+from hmt.util.files import only_writer
 
 
 class FakeTokenizer:
@@ -309,9 +310,7 @@ def test_many_groups_are_drawn_in_blocks():
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
-    with only_one(tmp_path / "predictions"):
-        with pytest.raises(ValueError, match="another run is writing to .*predictions"):
-            with only_one(tmp_path / "predictions"):
-                pass
-    with only_one(tmp_path / "predictions"):
-        pass
+    with only_writer(tmp_path / "predictions"):
+        with pytest.raises(ValueError, match="another run is writing to .*predictions.*--output"):
+            evaluate(readers(), [FakeTask()], SETTING, tmp_path)
+    evaluate(readers(), [FakeTask()], SETTING, tmp_path)

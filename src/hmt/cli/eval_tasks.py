@@ -8,9 +8,9 @@ from typing import Any
 
 import typer
 
-from hmt.cli.progress import no_bars_in_logs
 from hmt.cli.read import open_model
 from hmt.cli.task_options import chosen_tasks
+from hmt.util.progress import Bars, library_bars
 
 
 def evaluate_tasks(
@@ -36,8 +36,12 @@ def evaluate_tasks(
 
     from hmt.evaluation.run import evaluate
 
-    with TaskBars() as bars, no_bars_in_logs():
-        results = evaluate(readers, tasks, setting, output, bars, overwrite)
+    with Bars() as bars, library_bars():
+
+        def progress(task: str, reader: str, done: int, total: int) -> None:
+            bars(f"{task}, {reader}", done, total)
+
+        results = evaluate(readers, tasks, setting, output, progress, overwrite)
     show(results)
     typer.echo(f"{output}: results.json, predictions; a page of it: hmt report {output} --output report.html")
 
@@ -164,7 +168,7 @@ def _open_backbone(path: str, device: Any) -> Any:
 
     register()
     try:
-        with no_bars_in_logs():
+        with library_bars():
             if AutoConfig.from_pretrained(path).model_type in SYSTEMS:
                 raise ValueError(f"--backbone {path} is a model with memory; name the backbone beneath it")
             return AutoModelForCausalLM.from_pretrained(path).eval().to(device)
@@ -173,45 +177,6 @@ def _open_backbone(path: str, device: Any) -> Any:
         raise ValueError(
             f"--backbone {path} is no folder with a model, nor one on the hub: {reason}"
         ) from error
-
-
-class TaskBars:
-    """A bar per task and reader on a terminal, nothing elsewhere.
-
-    Called as progress(task, reader, done, total).
-    """
-
-    def __init__(self) -> None:
-        self._bars: Any = None
-        self._ids: dict[tuple[str, str], Any] = {}
-
-    def __enter__(self) -> TaskBars:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
-        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
-
-    def __call__(self, task: str, reader: str, done: int, total: int) -> None:
-        if (task, reader) not in self._ids:
-            self._ids[task, reader] = self._bars.add_task(f"{task}, {reader}", total=total)
-        self._bars.update(self._ids[task, reader], completed=done, total=total)
 
 
 def show(results: dict[str, Any]) -> None:
@@ -243,23 +208,23 @@ def show(results: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     for name, task in results["tasks"].items():
-        if len(task["axes"]) == 1:
+        if task["axes"]:
             console.print(_by_axis(name, task))
 
 
 def _by_axis(name: str, task: dict[str, Any]) -> Any:
-    """The headline of a task at each value of its axis."""
+    """The headline of a task at each value of its first axis."""
     from rich.table import Table
 
     from hmt.evaluation.units import fact_text, score_text
 
     axis, metric = task["axes"][0], task["metrics"][0]
-    places = list(dict.fromkeys(cell["facts"][axis] for r in task["readers"].values() for cell in r["cells"]))
+    places = list(dict.fromkeys(cell["facts"][axis] for r in task["readers"].values() for cell in r["curve"]))
     table = Table(title=f"{name}: {metric['name']} by {axis}", title_justify="left")
     table.add_column("reader", overflow="fold")
     for place in places:
         table.add_column(fact_text(place), justify="right", no_wrap=True)
     for reader, found in task["readers"].items():
-        cells = {cell["facts"][axis]: cell["metrics"][metric["name"]]["mean"] for cell in found["cells"]}
+        cells = {cell["facts"][axis]: cell["metrics"][metric["name"]]["mean"] for cell in found["curve"]}
         table.add_row(reader, *(score_text(cells.get(place), metric["show"]) for place in places))
     return table

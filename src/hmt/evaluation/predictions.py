@@ -8,12 +8,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
-
-from filelock import FileLock, Timeout
 
 from hmt.util.files import write_atomically
 
@@ -109,21 +106,6 @@ class Predictions:
                 f"{self.path} holds predictions of another run: its {field[0]} is {field[1]}, and now it is "
                 f"{field[2]}; choose another --output, or --overwrite what is there"
             )
-
-
-@contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Lets one process at a time write into `folder`; ValueError in another one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")  # ends with the process, also when that is killed
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"another run is writing to {folder}; wait for it, or choose another --output"
-        ) from None
-    with lock:
-        yield
 
 
 def difference(old: Any, new: Any, name: str = "") -> tuple[str, str, str] | None:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from hmt.evaluation.predictions import Predictions, only_one, plain, slug
+from hmt.evaluation.predictions import Predictions, plain, slug
 from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.summary import cells, estimate, paired
 from hmt.evaluation.tasks.base import Record, Setting, Task
 from hmt.util.environment import run_facts
-from hmt.util.files import write_atomically
+from hmt.util.files import only_writer, write_atomically
 
 # progress(task, reader, items done, items in total)
 RunProgress = Callable[[str, str, int, int], None]
@@ -58,7 +58,7 @@ def evaluate(
     """
     _check_names([reader.name for reader in readers], [task.name for task in tasks])
     output = Path(output)
-    with only_one(output / "predictions"):
+    with only_writer(output / "predictions", "choose another --output"):
         return _evaluate(readers, tasks, setting, output, progress, overwrite)
 
 
