@@ -33,6 +33,7 @@ from demo.settings import Settings  # noqa: E402
 def job(name: str, folder: Path, settings: Settings, system: str) -> None:
     """One of the demo's jobs, in a process of its own."""
     import torch
+
     from demo import score, train
 
     torch.set_num_threads(1)

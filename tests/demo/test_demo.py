@@ -9,10 +9,13 @@ import time
 from concurrent.futures import Future
 
 import pytest
+from typer.testing import CliRunner
+
 from demo.corpus import library_documents, make_corpus
 from demo.run import Demo
 from demo.settings import Settings, smoke
 from demo.train import key_memory
+from hmt.cli import app
 
 
 def test_every_python_has_a_corpus():
@@ -67,22 +70,8 @@ def test_smoke_run_leaves_everything(tmp_path, book):
     assert "does it remember?" in html and "HMT (keys)" in html and "http" not in html
     assert html.count("data:image/png;base64,") >= 8
 
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "hmt",
-            "report",
-            str(out),
-            "-o",
-            str(page),
-            "--baseline",
-            "sensory tokens only",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["report", str(out), "-o", str(page), "--baseline", "sensory tokens only"])
+    assert done.exit_code == 0, done.output
     assert page.read_text(encoding="utf-8") == html
 
 
@@ -105,9 +94,8 @@ def test_ctrl_c_leaves_no_worker(tmp_path, book):
     [("hmt,nope", "there is no system 'nope'; choose from hmt, rmt"), ("hmt,hmt", "once")],
 )
 def test_systems_come_from_the_registry(systems, said):
-    command = [sys.executable, "-m", "hmt", "demo", "--systems", systems]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and said in done.stderr
+    done = CliRunner().invoke(app, ["demo", "--systems", systems])
+    assert done.exit_code == 2 and said in done.stderr
 
 
 def test_a_job_is_done_again_only_when_its_settings_or_text_changed(tmp_path):
