@@ -35,6 +35,8 @@ class Oracle(Reader):
         self.asked.append(len(memory) // L + 1)
         return [self._answer(memory, prompt)]
 
+    def logits(self, memory, prompt, continuation): ...
+
     def nats(self, memory, prompt, continuation):
         (answer,) = continuation
         return [0.1 if self._answer(memory, prompt) == answer else 5.0]
