@@ -1,7 +1,7 @@
 """What a task is: items that readers answer, and scores that can be computed again from what was saved.
 
 A task is one dataclass in one file of this folder, and one line in `TASKS` (`__init__.py`). Its fields are
-the settings that a user may change (`--set qmsum.limit=20`).
+the settings that a user may change (`--set books.limit=20`).
 
 Running a task on a reader yields *records*: plain JSON values, one per line of a predictions file.
 
