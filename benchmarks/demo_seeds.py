@@ -14,46 +14,87 @@ import json
 import shutil
 import statistics
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
+from math import exp
 from multiprocessing import get_context
 from pathlib import Path
 
-from hmt.demo.run import RECALL, TRAINED
-from hmt.demo.settings import Settings
-from hmt.demo.summary import SYSTEMS
-from hmt.evaluation import HistoryResult, RecallResult
+from hmt.cli.demo import add_examples
+from hmt.evaluation.summary import cells, paired
 from hmt.util.environment import run_facts
+from hmt.util.files import write_atomically
+
+add_examples()
+from demo.settings import Settings  # noqa: E402
 
 
-def one_seed(part: str, system: str, demo: str, seed: int) -> dict:
-    """Train and score one system; runs in a process of its own."""
+def job(name: str, folder: Path, settings: Settings, system: str) -> None:
+    """One of the demo's jobs, in a process of its own."""
     import torch
 
-    from hmt.demo import keys, language
+    from demo import score, train
 
     torch.set_num_threads(1)
-    # more targets than the demo takes time for: the differences between systems are small
-    text = replace(Settings().text, targets_per_document=24)
-    settings = replace(Settings(), text=text, seed=seed)
-    same_targets = replace(settings, seed=0)  # every seed is scored on the same tokens
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "work").mkdir()
-        shutil.copytree(Path(demo) / "backbone", Path(folder) / "backbone")
-        shutil.copy(Path(demo) / "work" / "tokens.json", Path(folder) / "work")
-        if part == "recall":
-            keys.train_recall(folder, system, settings, _silent)
-            return {system: keys.ask_recall(folder, system, same_targets, _silent)}
-        language.train_text(folder, system, settings, _silent)
-        return {system: language.score_text(folder, system, same_targets, _silent)}
+    function = getattr(train, name) if hasattr(train, name) else getattr(score, name)
+    function(folder, settings, system, lambda done, total, text: None)
+    print(folder.name, name, system, "done", flush=True)
 
 
-def _silent(done: int, total: int, text: str) -> None:
-    pass
+def prepared(demo: Path, folder: Path) -> Path:
+    """A demo's folder with its backbone and tokens, and nothing trained on them."""
+    shutil.copytree(demo / "backbone", folder / "backbone")
+    shutil.copytree(demo / "work" / "tokens", folder / "work" / "tokens")
+    for name in ("train.jsonl", "held_out.jsonl"):
+        shutil.copy(demo / "work" / name, folder / "work")
+    return folder
+
+
+def records(folders: Sequence[Path], part: str, reader: str) -> list[list[dict]]:
+    """The records of a reader, per seed."""
+    files = [next((folder / part / "predictions").rglob(f"{reader}.jsonl")) for folder in folders]
+    return [[json.loads(line) for line in file.read_text("utf-8").splitlines()[1:]] for file in files]
+
+
+def averaged(runs: list[list[dict]], metric: str) -> list[dict]:
+    """One record per item: its score averaged over seeds, so that the interval is about the text."""
+    known = [{record["id"]: record for record in run} for run in runs]
+    return [
+        {**one, "scores": {metric: statistics.fmean(run[one["id"]]["scores"][metric] for run in known)}}
+        for one in runs[0]
+    ]
 
 
 def spread(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
+
+
+def table(folders: Sequence[Path], part: str, task: str, metric: str) -> dict[str, dict]:
+    """Reader -> value of the first axis -> mean and deviation over seeds."""
+    found: dict[str, dict] = {}
+    for folder in folders:
+        results = json.loads((folder / part / "results.json").read_text("utf-8"))["tasks"][task]
+        for reader, entry in results["readers"].items():
+            for cell in entry["curve"]:
+                place, mean = cell["facts"][results["axes"][0]], cell["metrics"][metric]["mean"]
+                value = exp(mean) if metric == "perplexity" else mean
+                found.setdefault(reader, {}).setdefault(place, []).append(value)
+    return {reader: {place: spread(v) for place, v in row.items()} for reader, row in found.items()}
+
+
+def differences(folders: Sequence[Path]) -> dict[str, dict]:
+    """HMT less each other reader in nats per token, seeds averaged, with the interval over documents."""
+    names = [path.stem for path in sorted((folders[0] / "text" / "predictions" / "text").glob("*.jsonl"))]
+    rows = {name: averaged(records(folders, "text", name), "perplexity") for name in names}
+    return {
+        f"HMT - {name}": {
+            facts["history"]: paired(some, rows[name], "perplexity")
+            for facts, some in cells(rows["HMT"], ["history"])
+        }
+        for name in names
+        if name != "HMT"
+    }
 
 
 def main() -> None:
@@ -62,63 +103,47 @@ def main() -> None:
     )
     parser.add_argument("demo", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--parts", nargs="+", default=["recall", "text"], choices=["recall", "text"])
+    parser.add_argument("--parts", nargs="+", default=["keys", "text"], choices=["keys", "text"])
+    parser.add_argument("--systems", nargs="+", default=["hmt", "rmt"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
 
-    systems = {"recall": RECALL, "text": TRAINED}
-    work = [
-        (part, system, seed) for part in options.parts for seed in options.seeds for system in systems[part]
-    ]
-    raw: dict[str, dict] = {}
-    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-        futures = {w: pool.submit(one_seed, w[0], w[1], str(options.demo), w[2]) for w in work}
-        for (part, system, seed), future in futures.items():
-            for name, result in future.result().items():
-                raw.setdefault(part, {}).setdefault(name, {})[seed] = result
-            print(part, system, seed, "done", flush=True)
+    from demo.train import BASELINES
 
-    report: dict = {"setup": run_facts(0, seeds=options.seeds)}
-    report["settings"] = Settings().to_dict()
-    if "recall" in raw:
-        report["recall_accuracy"] = {}
-        for system, runs in raw["recall"].items():
-            results = [RecallResult.from_dict(run) for run in runs.values()]
-            report["recall_accuracy"][SYSTEMS[system]] = {
-                n: spread([result.accuracy(n) for result in results]) for n in results[0].segments
-            }
-    if "text" in raw:
-        results = {
-            s: [HistoryResult.from_dict(run) for run in runs.values()] for s, runs in raw["text"].items()
-        }
-        first = results["hmt"][0]
-        report["scored_tokens"] = first.tokens
-        report["perplexity"] = {
-            SYSTEMS[system]: {h: spread([run.perplexity(system, h) for run in runs]) for h in first.histories}
-            for system, runs in results.items()
-        }
-        report["paired"] = paired(results, options.seeds)
-    report["raw"] = raw
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    # more targets than the demo takes time for: the differences between systems are small
+    text = replace(Settings().text, targets_per_document=24)
+    settings = Settings(text=text, systems=tuple(options.systems))
+    trained = {"keys": options.systems, "text": [*options.systems, *BASELINES]}
+    jobs = {"keys": ("key_memory", "score_keys"), "text": ("text_memory", "score_text")}
+    report: dict = {"setup": run_facts(0, seeds=options.seeds), "settings": asdict(settings)}
+    with tempfile.TemporaryDirectory() as root:
+        folders = [prepared(options.demo, Path(root) / f"seed {seed}") for seed in options.seeds]
+        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+            training = [
+                pool.submit(job, jobs[part][0], folder, replace(settings, seed=seed), system)
+                for part in options.parts
+                for seed, folder in zip(options.seeds, folders, strict=True)
+                for system in trained[part]
+            ]
+            for future in training:
+                future.result()
+            scoring = [  # every seed on the same items
+                pool.submit(job, jobs[part][1], folder, settings, "")
+                for part in options.parts
+                for folder in folders
+            ]
+            for future in scoring:
+                future.result()
+        if "keys" in options.parts:
+            report["recall_accuracy"] = table(folders, "keys", "key_value", "accuracy")
+        if "text" in options.parts:
+            report["perplexity"] = table(folders, "text", "text", "perplexity")
+            if "hmt" in options.systems:
+                report["paired"] = differences(folders)
+    write_atomically(options.output, (json.dumps(report, indent=1) + "\n").encode())
     for name in ("recall_accuracy", "perplexity", "paired"):
         print(json.dumps({name: report.get(name)}, indent=1))
-
-
-def paired(results: dict[str, list[HistoryResult]], seeds: list[int]) -> dict:
-    """HMT minus each other system in nats per token, seeds averaged per target, bootstrap over documents."""
-    nll = {f"{s}/{i}": run.nll[s] for s, runs in results.items() for i, run in enumerate(runs)}
-    merged = replace(results["hmt"][0], nll=nll).merged(
-        {system: [f"{system}/{i}" for i in range(len(runs))] for system, runs in results.items()}
-    )
-    return {
-        f"HMT - {SYSTEMS[other]}": {
-            h: merged.paired("hmt", other, h, by="document")._asdict() for h in merged.histories
-        }
-        for other in results
-        if other != "hmt"
-    }
 
 
 if __name__ == "__main__":

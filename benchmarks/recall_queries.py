@@ -17,22 +17,27 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from hmt.demo import keys
-from hmt.demo.settings import Settings
+from hmt.cli.demo import add_examples
 from hmt.util.environment import run_facts
+from hmt.util.files import write_atomically
+
+add_examples()
+from demo.score import rows, score_keys  # noqa: E402
+from demo.settings import Settings  # noqa: E402
+from demo.train import key_memory  # noqa: E402
 
 
 def one(query: str, seed: int) -> dict:
     """Accuracy by number of segments, and the seconds of training."""
-    settings = Settings()
-    settings = replace(settings, seed=seed, recall=replace(settings.recall, query=query))
+    settings = Settings(systems=("hmt",), seed=seed)
+    settings = replace(settings, keys=replace(settings.keys, query=query))
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "work").mkdir()
         start = time.process_time()
-        keys.train_recall(folder, "hmt", settings, _silent)
+        key_memory(Path(folder), settings, "hmt", _silent)
         seconds = time.process_time() - start
-        result = keys.ask_recall(folder, "hmt", replace(settings, seed=0), _silent)
-    return {**result, "query": query, "seed": seed, "train_cpu_seconds": seconds}
+        results = score_keys(Path(folder), replace(settings, seed=0), "", _silent)
+    accuracy = rows(results, "key_value", "accuracy")["HMT"]
+    return {"accuracy": accuracy, "query": query, "seed": seed, "train_cpu_seconds": seconds}
 
 
 def _silent(done: int, total: int, text: str) -> None:
@@ -54,21 +59,15 @@ def main() -> None:
         for query in args.queries:
             runs.append(one(query, seed))
             print(query, seed, json.dumps(runs[-1]), flush=True)
-            summary = {
-                q: {
-                    length: {"mean": statistics.fmean(values), "values": values}
-                    for length, values in by_length([r for r in runs if r["query"] == q]).items()
+            summary = {}
+            for name in args.queries:
+                own = [run["accuracy"] for run in runs if run["query"] == name]
+                summary[name] = {
+                    length: {"mean": statistics.fmean(v), "values": v}
+                    for length, v in ((n, [run[n] for run in own]) for n in (own[0] if own else ()))
                 }
-                for q in args.queries
-                if any(r["query"] == q for r in runs)
-            }
-            args.output.parent.mkdir(parents=True, exist_ok=True)
             report = {**run_facts(args.seeds[0], seeds=args.seeds), "accuracy": summary, "runs": runs}
-            args.output.write_text(json.dumps(report, indent=1))
-
-
-def by_length(runs: list[dict]) -> dict[str, list[float]]:
-    return {n: [run["points"][n]["accuracy"] for run in runs] for n in runs[0]["points"]}
+            write_atomically(args.output, json.dumps(report, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hmt.cli.demo import add_examples
 from hmt.data import load_documents, tokenize_documents
-from hmt.demo.language import train_tokenizer
+
+add_examples()
+from demo.train import train_tokenizer  # noqa: E402
 
 
 def main() -> None:

@@ -1,13 +1,15 @@
-"""`hmt eval`: numbers equal the library's, files are complete, meaningless comparisons are refused."""
+"""`hmt eval --data`: numbers equal the library's, files are complete, meaningless comparisons are refused."""
 
 import json
+import math
 
 import pytest
-from transformers import AutoTokenizer
 
-from hmt import WindowForCausalLM, load_model
-from hmt.cli.history import unique_name, whole_numbers
-from hmt.evaluation import HistoryResult, history_perplexity
+from hmt import load_model
+from hmt.cli.eval_tasks import unique_name
+from hmt.evaluation import MemoryReader, Setting, make_task
+from hmt.evaluation.summary import estimate
+from hmt.systems import load_tokenizer
 from hmt.util.environment import commit
 
 from .models import TEXT
@@ -25,31 +27,26 @@ def data(workplace):
 def test_numbers_and_files(hmt, folders, data, workplace):
     result = hmt(
         *("eval", folders / "hmt", folders / "rmt", "--data", data, "--history", "0,1,5", "-o", "out"),
-        *("--window", "0,3", "--max-targets", 6, "--seed", 3),
+        *("--baselines", "alone,sensory", "--set", "text.max_targets=6", "--seed", 3),
     )
     results = json.loads((workplace / "out" / "results.json").read_text(encoding="utf-8"))
-    found = HistoryResult.from_dict(results["perplexity"])
-    assert found.models == ["hmt", "rmt", "window 0", "window 3"] and found.histories == [0, 1, 5]
-    assert (found.documents, found.long_enough, found.seed, len(found.targets)) == (4, 3, 3, 6)
+    task = results["tasks"]["text"]
+    first, *others = task["readers"]
+    assert first.startswith("hmt") and others == ["rmt", "alone", "sensory"]
+    assert {entry["n"] for entry in task["readers"].values()} == {18}
+    assert task["settings"]["seed"] == 3 and task["settings"]["histories"] == [0, 1, 5]
 
-    tokenizer = AutoTokenizer.from_pretrained(folders / "hmt")
-    lines = (workplace / data).read_text(encoding="utf-8").splitlines()
-    ids = [[*tokenizer(json.loads(line)["text"]).input_ids, tokenizer.eos_token_id] for line in lines]
-    first = load_model(folders / "hmt")
-    window = WindowForCausalLM.from_backbone(first.backbone, segment_length=16, window_length=3)
-    want = history_perplexity({"hmt": first, "window 3": window}, ids, (0, 1, 5), max_targets=6, seed=3)
-    assert found.targets == want.targets
-    for name in want.models:
-        for history in want.histories:
-            assert found.perplexity(name, history) == pytest.approx(want.perplexity(name, history), rel=1e-5)
-            assert f"{found.perplexity(name, history):.3f}" in result.stdout
-
-    assert (workplace / "out" / "perplexity.png").read_bytes().startswith(b"\x89PNG")
-    assert "Difference to window 0" in (workplace / "out" / "report.html").read_text(encoding="utf-8")
-    assert "3 of 4 are long enough" in result.stdout
-    assert set(results["memory"]) == set(found.models)
-    assert {"command", "commit", "seed", "torch", "transformers", "cores", "devices"} <= set(results["setup"])
-    assert results["setup"]["seed"] == 3 and results["baseline"] == "window 0"
+    model = load_model(folders / "hmt")
+    same = make_task("text", source=data, histories=(0, 1, 5), max_targets=6, seed=3)
+    records = list(same.run(MemoryReader(model), Setting(load_tokenizer(folders / "hmt"), 16)))
+    for cell in task["readers"][first]["curve"]:
+        own = [record for record in records if record["facts"] == cell["facts"]]
+        mean = cell["metrics"]["perplexity"]["mean"]
+        assert mean == pytest.approx(estimate(own, "perplexity")["mean"], rel=1e-5)
+        assert f"{math.exp(mean):.3f}" in result.stdout
+    setup = results["setup"]
+    assert {"command", "commit", "seed", "torch", "transformers", "cores", "devices"} <= set(setup)
+    assert setup["seed"] == 3
 
 
 def test_comparisons_that_mean_nothing(error_of, folders, data):
@@ -58,25 +55,18 @@ def test_comparisons_that_mean_nothing(error_of, folders, data):
 
     message = error(folders / "hmt", folders / "other")
     assert "other and " in message and "different tokenizers" in message
-    message = error(folders / "hmt", history="0,5000")
+    message = error(folders / "rmt", history="0,5000", more=("--baselines", "none"))
     assert "0 of 4 documents qualify" in message and "the largest history that fits is" in message
     assert "is named twice" in error(folders / "hmt", folders / "hmt")
-    assert "recall prompt of hmt sees" in error(folders / "hmt", more=("--skip", 3))
+    few = ("--set", "text.skip=3", "--baselines", "none")
+    assert "sees the first 8 tokens" in error(folders / "hmt", more=few)
 
 
-@pytest.mark.parametrize("history", ["0,one", "-1", "1.5", "0,,1", "2,2"])
-def test_bad_history(error_of, folders, data, history):
-    arguments = ("eval", folders / "rmt", "--data", data, f"--history={history}", "-o", "out")
-    assert "0,1,4" in error_of(*arguments)
-
-
-def test_missing_data_is_found_before_models_load(error_of):
-    arguments = ("eval", "no-model", "--data", "nope.txt", "-o", "out")
-    assert "nope.txt does not exist" in error_of(*arguments)
+def test_missing_data(error_of, folders):
+    assert "nope.txt does not exist" in error_of("eval", folders / "rmt", "--data", "nope.txt", "-o", "out")
 
 
 def test_small_parts():
-    assert whole_numbers("--x", " 0, 4,16") == [0, 4, 16] and whole_numbers("--x", "") == []
     assert unique_name("runs/a/hmt", {}) == "hmt"
     assert unique_name("runs/b/hmt", {"hmt": 1}) == "b/hmt"
     found = commit()

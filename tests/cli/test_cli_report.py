@@ -107,13 +107,14 @@ def test_from_models_to_a_page(hmt, folders, workplace):
     assert (workplace / "png" / "qmsum-nats.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_history_and_tasks_on_one_page(hmt, folders, workplace):
+def test_several_results_on_one_page(hmt, folders, workplace):
     (workplace / "docs.jsonl").write_text(json.dumps({"text": TEXT}))
-    hmt("eval", folders / "rmt", "--data", "docs.jsonl", "--history", "0,1", "--max-targets", 3, "-o", "old")
+    few = ("--set", "text.max_targets=3", "--baselines", "none")
+    hmt("eval", folders / "rmt", "--data", "docs.jsonl", "--history", "0,1", *few, "-o", "old")
     hmt("eval", folders / "rmt", "--tasks", "qmsum", "--baselines", "none", "--limit", 1, "-o", "new")
-    hmt("report", "old", "new/results.json", "-o", "page.html")
-    text = (workplace / "page.html").read_text(encoding="utf-8")
-    assert "Perplexity against history" in text and "<h2>qmsum</h2>" in text
+    hmt("report", "old", "new/results.json")
+    text = (workplace / "report.html").read_text(encoding="utf-8")
+    assert "<h2>text</h2>" in text and "<h2>qmsum</h2>" in text and "<h1>Memory evaluation</h1>" in text
 
 
 def test_other_lengths_and_tokenizers(error_of, folders, workplace):
@@ -144,10 +145,12 @@ def test_other_lengths_and_tokenizers(error_of, folders, workplace):
         (("--tasks", "qmsum", "--set", "qmsum.limit=0"), "qmsum.limit is 0"),
         (("--tasks", "qmsum", "--budgets", "16 bananas"), "'16 bananas' is no number of bytes"),
         (("--tasks", "qmsum", "--baselines", "windows"), "there is no baseline 'windows'"),
-        (("--tasks", "qmsum", "--data", "x.txt"), "--data is of the task books"),
-        (("--tasks", "qmsum", "--skip", 3), "--skip does not go with --tasks: set books.skip"),
-        (("--data", "x.txt", "--budgets", "1KiB"), "--budgets goes with --tasks"),
-        (("--data", "x.txt", "--set", "books.seed=1"), "--set goes with --tasks"),
+        (("--tasks", "qmsum,books", "--data", "x.txt", "--set", "books.skip=x"), "'x' is not a whole number"),
+        (("--tasks", "qmsum", "--history", "0,1", "--set", "books.seed=1"), "not among --tasks text,qmsum"),
+        (("--data", "x.txt", "--set", "books.seed=1"), "books is not among --tasks text"),
+        (("--data", "x.txt", "--history=0,one"), "'one' is not a whole number"),
+        (("--data", "x.txt", "--history=2,2"), "such as 0,1,4"),
+        (("--data", "x.txt", "--history=-1"), "such as 0,1,4"),
         (("--tasks", "qmsum"), "no-model is not there"),
     ],
 )

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmt.evaluation import HistoryResult
-from hmt.evaluation.predictions import Predictions, only_one, plain, slug
+from hmt.evaluation.predictions import Predictions, plain, slug
 from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.run import evaluate
 from hmt.evaluation.summary import cells, estimate, paired
-from hmt.evaluation.targets import Target
 from hmt.evaluation.tasks.base import Metric, Setting, Task
+from hmt.util.files import only_writer
 
 
 class FakeTokenizer:
@@ -45,7 +44,7 @@ class FakeReader(Reader):
 
     def read(self, ids): ...
     def generate(self, memory, prompt, max_new_tokens, stop=None): ...
-    def nats(self, memory, prompt, continuation): ...
+    def logits(self, memory, prompt, continuation): ...
     def target_nats(self, history, target): ...
 
 
@@ -108,6 +107,7 @@ def test_exact_numbers(tmp_path):
     assert gap["low"] <= gap["mean"] <= gap["high"]
     back = task["paired"]["one 1 KiB"]["two"]["nats"]
     assert (back["mean"], back["low"], back["high"]) == (-gap["mean"], -gap["high"], -gap["low"])
+    assert task["chance"] == {} and two["curve"] == two["cells"]
     by_cell = task["paired_cells"]["two"]["one 1 KiB"][1]
     assert by_cell["facts"] == {"segments": 16}
     assert by_cell["metrics"]["nats"]["mean"] == pytest.approx((1 + 9 - 2 - 15) / 4)
@@ -206,6 +206,36 @@ def test_changed_scores_are_computed_anew_without_asking(tmp_path):
     assert json.loads(last)["scores"]["nats"] == 2.0
 
 
+def test_two_axes_make_a_curve_over_the_first_and_a_map_over_both(tmp_path):
+    class Grid(FakeTask):
+        axes = ("segments", "depth")
+
+        def rescore(self, record):
+            record = super().rescore(record)
+            return {**record, "facts": {**record["facts"], "depth": int(record["id"]) % 3 / 2}}
+
+    task = evaluate(readers(), [Grid()], SETTING, tmp_path)["tasks"]["fake"]
+    two = task["readers"]["two"]
+    assert [cell["facts"] for cell in two["curve"]] == [{"segments": 4}, {"segments": 16}]
+    assert len(two["cells"]) == 6 and {cell["n"] for cell in two["cells"]} == {1}
+    assert two["curve"][0]["metrics"]["nats"]["mean"] == pytest.approx((4 + 16 + 6) / 12)
+    assert [row["facts"] for row in task["paired_cells"]["two"]["one 1 KiB"]] == [
+        {"segments": 4},
+        {"segments": 16},
+    ]
+
+
+def test_a_reader_may_have_nothing_to_do_but_not_all_of_them(tmp_path):
+    class Some(FakeTask):
+        def run(self, reader, setting, done=(), progress=None, shared=None):
+            return iter(()) if reader.name == "two" else super().run(reader, setting, done, progress)
+
+    task = evaluate(readers(), [Some()], SETTING, tmp_path)["tasks"]["fake"]
+    assert task["readers"]["two"]["n"] == 0 and task["readers"]["two"]["metrics"]["nats"]["mean"] is None
+    with pytest.raises(ValueError, match="no items for these readers"):
+        evaluate([FakeReader("two", B)], [Some()], SETTING, tmp_path / "other")
+
+
 def test_names_that_would_share_a_file(tmp_path):
     with pytest.raises(ValueError, match="differ in letters or digits"):
         evaluate([FakeReader("a b", B), FakeReader("A-b", B)], [FakeTask()], SETTING, tmp_path)
@@ -233,16 +263,24 @@ def records(nats, documents):
     ]
 
 
-@pytest.mark.parametrize("by", ["document", "target"])
-def test_paired_differences_are_those_of_history_results(by):
-    draw = np.random.default_rng(1)
-    a, b = draw.normal(3, 1, 12), draw.normal(2, 1, 12)
-    documents = [i // 3 for i in range(12)]
-    old = HistoryResult({"a": {0: a.tolist()}, "b": {0: b.tolist()}}, [Target(d, 0) for d in documents], 2, 1)
-    groups = documents if by == "document" else [f"{i:02}" for i in range(12)]
-    new = paired(records(a, groups), records(b, groups), "m")
-    want = old.paired("a", "b", 0, by=by)
-    assert [new["mean"], new["low"], new["high"]] == pytest.approx([want.mean, want.low, want.high])
+def test_paired_differences_are_resampled_over_whole_documents():
+    noise, base = np.random.default_rng(0).normal(0, 0.4, 200), np.random.default_rng(1).normal(12, 4, 200)
+    a, b = base + noise - 0.4, base
+    gap = paired(records(a, range(200)), records(b, range(200)), "m")  # a document each
+    assert gap["mean"] == pytest.approx(noise.mean() - 0.4) and gap["n"] == 200
+    spread = 1.96 * noise.std() / math.sqrt(200)  # that of the differences, not of the scores
+    assert (gap["high"] - gap["low"]) / 2 == pytest.approx(spread, rel=0.1)
+    assert gap["low"] < -0.4 < gap["high"] < 0
+    assert gap == paired(records(a, range(200)), records(b, range(200)), "m")
+    same = paired(records(b, range(200)), records(b, range(200)), "m")
+    assert (same["mean"], same["low"], same["high"]) == (0.0, 0.0, 0.0)
+    # ten documents of twenty targets that differ by the same: as uncertain as ten numbers
+    shift = np.random.default_rng(2).normal(size=10).repeat(20)
+    documents = np.arange(200) // 20
+    few = paired(records(base + shift, documents), records(base, documents), "m")
+    draws = np.random.default_rng(3).integers(10, size=(4000, 10))
+    low, high = np.percentile(shift[::20][draws].mean(1), [2.5, 97.5])
+    assert few["low"] == pytest.approx(low, abs=0.1) and few["high"] == pytest.approx(high, abs=0.1)
 
 
 def test_intervals_cover_the_mean_of_documents_and_not_of_records():
@@ -272,9 +310,7 @@ def test_many_groups_are_drawn_in_blocks():
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
-    with only_one(tmp_path / "predictions"):
-        with pytest.raises(ValueError, match="another run is writing to .*predictions"):
-            with only_one(tmp_path / "predictions"):
-                pass
-    with only_one(tmp_path / "predictions"):
-        pass
+    with only_writer(tmp_path / "predictions"):
+        with pytest.raises(ValueError, match="another run is writing to .*predictions.*--output"):
+            evaluate(readers(), [FakeTask()], SETTING, tmp_path)
+    evaluate(readers(), [FakeTask()], SETTING, tmp_path)

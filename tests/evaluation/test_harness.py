@@ -8,8 +8,6 @@ import sys
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 pytest.importorskip("lm_eval")
 
@@ -18,8 +16,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 from hmt.evaluation.harness import HarnessLM
+from hmt.evaluation.readers import BM25Reader, MemoryReader, RollingReader, baseline
 
-ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789.,?:\nĠ"  # Ġ is how byte-level tokenizers write a space
 SYSTEMS = ["hmt", "previous", "inline", "rmt", "window"]
 LONG = "the cat sat on the mat and the dog sat on the cat, so the mat was full: " * 2  # 18 segments of 8
 
@@ -30,19 +28,9 @@ def build(make_model, system):
     return make_model(system)
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    """One token per character, as many at most as the tiny models know; and a chat template."""
-    vocabulary = {token: number for number, token in enumerate(["<s>", "</s>", *ALPHABET.replace("\n", "Ċ")])}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    inner.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
-    fast.chat_template = (
-        "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-        "{% if add_generation_prompt %}assistant:{% endif %}"
-    )
-    return fast
+@pytest.fixture
+def tokenizer(character_tokenizer):
+    return character_tokenizer
 
 
 @torch.no_grad()
@@ -59,6 +47,17 @@ def plainly(model, tokenizer, context, text):
         found.append((scores[token].item(), scores.argmax().item() == token))
         before = [*before, token]
     return found
+
+
+READERS = ["hmt", "full", "window-ids", "window", "sinks", "bm25"]
+
+
+def make_reader(make_model, tokenizer, kind):
+    """Any reader around one and the same tiny backbone, which carries much less than LONG."""
+    if kind == "hmt":
+        return MemoryReader(make_model("hmt"))
+    backbone = make_model("plain").backbone
+    return baseline(kind, backbone, 2000 if kind != "bm25" else 60, tokenizer, chunk=8, limit=60)
 
 
 def requests(kind, *arguments):
@@ -102,6 +101,33 @@ def test_continuations_equal_brute_force(make_model, tokenizer, system):
         want = plainly(model, tokenizer, context, text)
         assert total == pytest.approx(sum(p for p, _ in want), abs=1e-3)
         assert likeliest == all(best for _, best in want)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_every_reader_says_in_the_harness_what_it_says_by_itself(make_model, tokenizer, kind):
+    reader = make_reader(make_model, tokenizer, kind)
+    reader.model.generation_config.eos_token_id = tokenizer.eos_token_id
+    lm = HarnessLM(reader, tokenizer)
+    contexts, text = [LONG, LONG[:29], LONG[:61], LONG], " cat on the mat"
+
+    def nats(context, ids):
+        return sum(reader.nats(reader.read(tokenizer(context)["input_ids"]), [], ids))
+
+    ids = tokenizer(text)["input_ids"]
+    found = lm.loglikelihood(requests("loglikelihood", *[(one.rstrip(), text) for one in contexts]), True)
+    want = [-nats(one.rstrip(), ids) for one in contexts]
+    assert [total for total, _ in found] == pytest.approx(want, abs=1e-3)
+    (rolled,) = lm.loglikelihood_rolling(requests("loglikelihood_rolling", (LONG,)), True)
+    assert rolled == pytest.approx(-nats("<s>", tokenizer(LONG)["input_ids"]), abs=1e-3)
+    options = {"until": ["q"], "max_gen_toks": 7, "do_sample": False, "temperature": 0.0}
+    written = lm.generate_until(requests("generate_until", *[(one, options) for one in contexts]), True)
+    for context, answer in zip(contexts, written, strict=True):
+        new = reader.generate(
+            reader.read(tokenizer(context)["input_ids"]), [], 7, eos_token_id=tokenizer.eos_token_id
+        )
+        assert answer == tokenizer.decode(new, skip_special_tokens=True).split("q")[0]
+    facts = lm.get_model_info()
+    assert facts["reader"] == reader.name and facts["bytes_carried"] == reader.bytes_carried
 
 
 def test_the_likeliest_continuation_is_told(make_model, tokenizer):
@@ -171,14 +197,15 @@ def test_the_loop_of_the_harness(make_model, tokenizer, tmp_path):
     )
     found = lm_eval.simple_evaluate(
         "hmt",
-        model_args={"pretrained": str(folder), "memory_size": 2},
+        model_args={"pretrained": str(folder), "budget": 600},
         batch_size=3,
         device=None if torch.cuda.is_available() else "cuda:0",  # the default of the command line
         tasks=["choosing", "rolling", "writing"],
         task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
         bootstrap_iters=0,
     )
-    model.config.memory_size = 2
+    model = model.at_budget(600)
+    assert model.config.memory_size == 2
 
     def answers(task):
         samples = sorted(found["samples"][task], key=lambda sample: sample["doc_id"])
@@ -262,7 +289,7 @@ def test_chat_template_and_special_tokens(make_model, tokenizer):
     assert lm.tok_encode(text)[0] == tokenizer.bos_token_id
     assert lm.chat_template(True) == tokenizer.chat_template
     assert lm.prefix_token_id == tokenizer.bos_token_id
-    assert HarnessLM(lm.model, tokenizer, prefix_token_id=7).prefix_token_id == 7
+    assert HarnessLM(lm.reader.model, tokenizer, prefix_token_id=7).prefix_token_id == 7
 
 
 def test_answers_reach_the_harness_cache(make_model, tokenizer):
@@ -277,21 +304,45 @@ def test_answers_reach_the_harness_cache(make_model, tokenizer):
     ]
 
 
+def test_readers_are_opened_by_name(make_model, tokenizer, tmp_path):
+    model = make_model("hmt")
+    model.save_pretrained(tmp_path / "hmt")
+    model.backbone.save_pretrained(tmp_path / "plain")
+    for folder in ("hmt", "plain"):
+        tokenizer.save_pretrained(tmp_path / folder)
+    own = model.new_memory(1).nbytes
+    of_memory = HarnessLM(str(tmp_path / "hmt"), reader="window").reader
+    assert isinstance(of_memory, RollingReader) and of_memory.chunk == 8
+    assert own / 2 < of_memory.bytes_carried <= own
+    plain = HarnessLM(str(tmp_path / "plain"), reader="sinks", budget="2KiB", context=40, chunk=5).reader
+    assert (plain.sinks, plain.chunk, plain.positions) == (4, 5, 40)
+    assert plain.bytes_carried <= 2048
+    assert isinstance(HarnessLM(str(tmp_path / "plain"), reader="bm25", budget="64 B").reader, BM25Reader)
+    assert HarnessLM(str(tmp_path / "hmt"), reader="sensory").reader.tokens == 2
+    with pytest.raises(ValueError, match="plain llama model without memory"):
+        HarnessLM(str(tmp_path / "plain"))
+    with pytest.raises(ValueError, match="bm25 needs a number of bytes"):
+        HarnessLM(str(tmp_path / "plain"), reader="bm25")
+    with pytest.raises(ValueError, match="no reader 'lstm'; choose from memory, alone"):
+        HarnessLM(str(tmp_path / "hmt"), reader="lstm")
+
+
 def test_what_cannot_be_is_refused(make_model, tokenizer, tmp_path):
     make_model("rmt").save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has no memory_size"):
-        HarnessLM(str(tmp_path), memory_size=3)
     with pytest.raises(ValueError, match="no device 'toaster'"):
         HarnessLM(str(tmp_path), device="toaster")
     with pytest.raises(ValueError, match="batch_size is auto"):
         HarnessLM(str(tmp_path), batch_size="auto")
     with pytest.raises(ValueError, match="loaded already"):
         HarnessLM(make_model("rmt"), tokenizer, dtype="float32")
+    with pytest.raises(ValueError, match="no folder with a model"):
+        HarnessLM(str(tmp_path / "nothing"))
 
 
 def test_without_the_harness_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
-    monkeypatch.delitem(sys.modules, "hmt.evaluation.harness")
+    for name in ("harness", "harness.model"):
+        monkeypatch.delitem(sys.modules, f"hmt.evaluation.{name}")
     with pytest.raises(ValueError, match=r'pip install "hmt-lm\[eval\]"'):
         importlib.import_module("hmt.evaluation.harness")

@@ -8,27 +8,12 @@ import numpy as np
 import pytest
 from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig
 
-from hmt.evaluation import HistoryResult, MemoryUse, RecallResult, measure_memory, write_report
+from hmt.evaluation import load_runs, write_runs
 from hmt.evaluation.memory_use import kv_cache_bytes
-from hmt.evaluation.plot_style import spread
-from hmt.evaluation.plots import memory_plot, perplexity_plot, recall_map_plot, recall_plot, save, to_bytes
-from hmt.evaluation.recall_task import RecallPoint
-from hmt.evaluation.report import Run, write_runs
-from hmt.evaluation.targets import Target
-from hmt.evaluation.task_plots import axis_plot, heat_maps, position_plot
+from hmt.evaluation.plot_style import save, spread, to_bytes
+from hmt.evaluation.plots import axis_plot, heat_maps, position_plot, recall_map_plot
+from hmt.evaluation.report import Run
 from hmt.evaluation.units import byte_text, count_text, plural
-
-
-def test_state_is_constant_and_the_kv_cache_grows(make_model):
-    model = make_model("hmt")
-    use = measure_memory(model, (100, 1000))
-    assert use.state == [model.new_memory(1).nbytes] * 2
-    assert use.state[0] == model.read(list(range(50)) * 4).nbytes
-    assert use.kv_cache == [2 * 2 * 2 * 8 * 4 * n for n in (100, 1000)]
-    assert use.open_segment == 2 * 2 * 2 * 8 * 4 * (8 + 2 + 2)  # segment, sensory tokens, two prompts
-    assert MemoryUse.from_dict(json.loads(json.dumps(use.to_dict()))) == use
-    with pytest.raises(ValueError, match="lengths of 1 or more"):
-        measure_memory(model, ())
 
 
 def test_kv_cache_of_several_families():
@@ -45,21 +30,6 @@ def test_kv_cache_of_several_families():
         layer_types=["sliding_attention", "full_attention"],
     )
     assert kv_cache_bytes(gemma, 100, 1) == 2 * 4 * (8 + 100)
-
-
-def history_result(names=("HMT/0", "HMT/1", "window 0")):
-    draw = np.random.default_rng(0)
-    nll = {name: {h: draw.normal(12 - i, 1, 6).tolist() for h in (0, 1, 4)} for i, name in enumerate(names)}
-    return HistoryResult(nll, [Target(i // 3, i) for i in range(6)], 8, 4, 5, 2)
-
-
-def recall_result(shift, weight=None):
-    points = {n: RecallPoint(1 / n + shift, weight, weight) for n in (2, 4, 8)}
-    return RecallResult(points, 1 / 32, 100, 0)
-
-
-WEIGHTS = np.where(np.tri(5, k=-1) > 0, 0.25, np.nan).astype(np.float32)
-USE = MemoryUse([1024, 4096], [5000, 5000], [10**6, 4 * 10**6], 300)
 
 
 class Page(HTMLParser):
@@ -97,81 +67,32 @@ def page_of(path):
     return page
 
 
-def test_report_is_one_page_with_everything_in_it(tmp_path):
-    results = {
-        "title": "Books <1>",
-        "summary": "First.\n\nSecond & last.",
-        "perplexity": history_result(),
-        "groups": {"HMT": ["HMT/0", "HMT/1"], "window 0": ["window 0"]},
-        "baseline": "window 0",
-        "recall": {"HMT": [recall_result(0.0, 0.5), recall_result(-0.1, 0.4)], "RMT": recall_result(-0.2)},
-        "memory": {"HMT": USE},
-        "recall_map": WEIGHTS,
-        "setup": {"command": "hmt eval a b", "commit": None, "seed": 0},
-    }
-    write_report(results, tmp_path / "new" / "report.html")
-    page = page_of(tmp_path / "new" / "report.html")
-    text = " ".join(page.words)
-    assert len(page.images) == 4
-    for word in [
-        "Books <1>",
-        "Second & last.",
-        "HMT",
-        "Difference to window 0",
-        "±",
-        "hmt eval a b",
-        "4.88 KiB",
-    ]:
-        assert word in text
-    assert "commit" not in text
-    perplexity = history_result().perplexity("window 0", 4)
-    assert f"{perplexity:.3f}" in text
-
-
-def test_report_from_json_equals_report_from_objects(tmp_path):
-    results = {"perplexity": history_result(), "recall": {"a": [recall_result(0)]}, "memory": {"a": USE}}
-    plain = {
-        "perplexity": history_result().to_dict(),
-        "recall": {"a": [recall_result(0).to_dict()]},
-        "memory": {"a": USE.to_dict()},
-    }
-    write_report(results, tmp_path / "a.html")
-    write_report(json.loads(json.dumps(plain)), tmp_path / "b.html")
-    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
-
-
-@pytest.mark.parametrize("key", ["title", "perplexity", "recall", "memory", "recall_map", "setup"])
-def test_missing_sections_are_left_out(tmp_path, key):
-    values = {
-        "title": "T",
-        "perplexity": history_result(),
-        "recall": {"a": recall_result(0)},
-        "memory": {"a": USE},
-        "recall_map": {"one": WEIGHTS, "two": WEIGHTS},
-        "setup": {"seed": 1},
-    }
-    write_report({key: values[key]}, tmp_path / "r.html")
-    page = page_of(tmp_path / "r.html")
-    assert len(page.images) == {"perplexity": 1, "recall": 1, "memory": 1, "recall_map": 2}.get(key, 0)
-
-
 def test_figures_are_png_or_svg_and_repeatable(tmp_path):
-    figure = perplexity_plot(history_result(("a name that is too long for the margin", "b")))
+    lines = {"a name that is too long for the margin": {0: [3.0], 4: [2.0]}, "b": {0: [2.5], 4: [2.0]}}
+    figure = axis_plot(lines, "History", "nats", "t", "plain")
     assert to_bytes(figure) == to_bytes(figure) and to_bytes(figure).startswith(b"\x89PNG")
     assert b"too long for the margin" in to_bytes(figure, "svg")  # text stays text
-    save(recall_plot({"a": recall_result(0)}), tmp_path / "x" / "a.svg")
+    save(figure, tmp_path / "x" / "a.svg")
     assert (tmp_path / "x" / "a.svg").read_bytes().startswith(b"<?xml")
     with pytest.raises(ValueError, match="png or .svg"):
-        save(memory_plot({"a": USE}), tmp_path / "a.gif")
+        save(figure, tmp_path / "a.gif")
 
 
 def test_extreme_values_can_be_drawn():
-    wide = HistoryResult({"a": {0: [8000.0] * 2}, "b": {0: [4.0] * 2}}, [Target(0, 0), Target(0, 1)], 8, 4)
-    to_bytes(recall_map_plot(np.full((3, 3), np.nan)))
-    to_bytes(perplexity_plot(wide))
-    broken = HistoryResult({"a": {0: [8e5] * 2}}, wide.targets, 8, 4)  # overflows to infinity
-    assert broken.perplexity("a", 0) == float("inf")
-    to_bytes(perplexity_plot(broken))
+    to_bytes(recall_map_plot(np.full((3, 3), np.nan), "t"))
+    to_bytes(axis_plot({"a": {0: [8e300]}, "b": {0: [4.0]}}, "History", "nats", "t", "perplexity"))
+    to_bytes(axis_plot({"a": {0: [float("inf")]}, "b": {0: [4.0]}}, "History", "nats", "t", "perplexity"))
+
+
+def test_chance_is_a_line_of_its_own_with_its_name():
+    figure = axis_plot(
+        {"a": {2: [90.0], 64: [50.0]}}, "Segments", "acc", "t", errors={"a": {2: (80, 99)}}, chance=3.1
+    )
+    (axes,) = figure.axes
+    assert [list(line.get_ydata()) for line in axes.get_lines()][1] == [3.1, 3.1]
+    assert {text.get_text() for text in axes.texts} == {"a", "chance (3.1)"}
+    long = axis_plot({"a name that is too long for it": {2: [90.0], 64: [50.0]}}, "x", "y", "t", chance=3.1)
+    assert long.axes[0].get_legend().get_lines()[1].get_linestyle() == "--"
 
 
 def test_labels_are_pushed_apart():
@@ -225,7 +146,14 @@ def run_of(label, shift=0.0, seed=0, only=("plain", "curve", "names", "grid"), *
                 for name in worth
             },
             "paired": pairs,
+            "chance": {"acc": 0.25} if task == "grid" else {},
         }
+        if axes == ["segments", "depth"]:
+            curve = [{"facts": {"segments": n}, "n": 6} for n in (4, 16)]
+            rows = [[None, 0.5], [1.0, 0.0]]
+            for name, entry in tasks[task]["readers"].items():
+                entry["curve"] = [{**cell, "metrics": scores[name]} for cell in curve]
+                entry["extras"] = {"recall_map": {"segments": 2, "rows": rows}} if name == "full" else {}
         if len(axes) == 1:
             tasks[task]["paired_cells"] = {
                 a: {b: [{"facts": f, "metrics": gaps} for f in cells] for b, gaps in of.items()}
@@ -264,10 +192,10 @@ def test_one_run_of_tasks(tmp_path):
     assert f"{np.exp(0.6):.3f}" in text and f"{np.exp(0.5):.3f} to {np.exp(0.7):.3f}" in text
     assert text.count("Difference to window 1 KiB") == 4 and "+20.0" in text
     assert f"{100 * np.expm1(0.2):+.2f}" in text, "perplexities are compared in percent"
-    # one or two metrics for each task with axes, their differences, and one within the segment
-    assert (
-        len(page.images) == len(files) == 8 and "grid-acc.png" in files and "curve-by_position.png" in files
-    )
+    # one or two metrics for each task with axes, their differences along one, and a map over two of them;
+    # one within the segment, and one of recall
+    assert len(page.images) == len(files) == 10
+    assert {"grid-acc.png", "grid-acc-map.png", "grid-recall_map.png", "curve-by_position.png"} < {*files}
     for file, source in zip(files, page.images, strict=True):
         assert (tmp_path / "png" / file).read_bytes() == base64.b64decode(source.split(",")[1])
 
@@ -291,17 +219,42 @@ def test_runs_that_are_not_alike_stay_apart(tmp_path):
     assert "± 7.1" not in text
 
 
-def test_results_of_both_kinds_on_one_page(tmp_path):
-    old = Run(
-        "old", {"title": "Old one", "perplexity": history_result().to_dict(), "memory": {"a": USE.to_dict()}}
-    )
-    write_runs([old, run_of("new", only=["plain", "grid"])], tmp_path / "r.html", baseline="window 1 KiB")
-    page = page_of(tmp_path / "r.html")
-    assert "Old one" in page.words and "Perplexity against history" in page.words and len(page.images) == 3
+def test_a_folder_may_stand_for_several_runs(tmp_path):
+    for name, run in (("text", run_of("a", only=["curve"])), ("keys", run_of("b", only=["grid"]))):
+        run.results["readers"]["HMT <a>"]["bytes_carried"] = len(name) + (name == "keys")
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(run.results))
+    whole = {"title": "Both & <more>", "summary": "First.\n\nSecond <last>.", "runs": ["text", "keys"]}
+    (tmp_path / "results.json").write_text(json.dumps(whole))
+    runs = load_runs(tmp_path)
+    assert [run.label for run in runs] == [str(tmp_path), "text", "keys"]
+    write_runs(runs, tmp_path / "new" / "r.html")
+    words = page_of(tmp_path / "new" / "r.html").words
+    for word in (
+        "Both & <more>",
+        "First.",
+        "Second <last>.",
+        "curve",
+        "grid",
+        "HMT <a> (keys)",
+        "Setup: keys",
+    ):
+        assert word in words
+    write_runs(runs, tmp_path / "r.html", title="Mine")
+    assert page_of(tmp_path / "r.html").words.count("Mine") == 2  # of the window, and on the page
+
+
+def test_an_earlier_result_without_curves_can_still_be_shown(tmp_path):
+    run = run_of("old", only=["grid"])
+    for entry in run.results["tasks"]["grid"]["readers"].values():
+        del entry["curve"]
+    del run.results["tasks"]["grid"]["chance"]
+    write_runs([run], tmp_path / "r.html")
+    assert len(page_of(tmp_path / "r.html").images) == 2
 
 
 def test_task_figures_with_gaps_and_single_points():
-    to_bytes(axis_plot({"a": {4: [50.0]}, "b": {}}, "segments", "acc", "t"))
+    to_bytes(axis_plot({"a": {4: [50.0]}, "b": {}}, "Segments", "acc", "t"))
     to_bytes(axis_plot({"a": {0: [3.0], 4: [2.0, 2.5]}, "b": {4: [90.0]}}, "h", "nats", "t", "perplexity"))
     figure = heat_maps({"a": {(4, 0.5): 10.0}, "b": {(8, 0.5): 30.0, (4, 1.0): 1.0}}, ("x", "y"), "acc")
     assert len({panel.images[0].norm for panel in figure.axes if panel.images}) == 1

@@ -7,7 +7,8 @@ is the plain rolling cache, or the memory of Transformer-XL (arXiv 1901.02860).
 
     places = KeyPositions.of(backbone)           # once; refuses backbones it cannot be done for
     cache = RollingCache(places, window=512, sinks=4, content=kept)      # None at the beginning
-    hidden = run(backbone, embeddings, cache=cache, mask=cache.attention_mask(embeddings.shape[1])).hidden
+    hidden, _ = last_hidden(backbone, embeddings, past_key_values=cache, use_cache=True,
+                            attention_mask=cache.attention_mask(embeddings.shape[1]))
     cache.evict(lengths)                         # after a pass: tokens of it that count, per row
     kept = cache.content()
 """
@@ -55,7 +56,6 @@ class KeptKV:
         )
 
     def detach(self) -> KeptKV:
-        """The same without gradients."""
         return KeptKV(
             tuple(keys.detach() for keys in self.keys),
             tuple(values.detach() for values in self.values),
@@ -170,17 +170,14 @@ class RollingCache(Cache):
         return content
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows `indices` (int64 [R]), in that order; a row may be repeated."""
         super().batch_select_indices(indices)
         self._rows(indices)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Rows `beam_idx` (int64 [B]) of the beams that go on."""
         super().reorder_cache(beam_idx)
         self._rows(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Every row `repeats` times, copies side by side."""
         super().batch_repeat_interleave(repeats)
         if self.lengths is not None:
             self.lengths = self.lengths.repeat_interleave(repeats)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from hmt.backbone.run import embedding_table, evaluating, run, takes_position_ids
+from hmt.backbone.run import embedding_table, evaluating, last_hidden, takes_position_ids
 
 _PROBED = 8  # positions at which keys are looked at
 _CHANGING = ("dynamic", "longrope")  # frequencies that depend on the length of the input
@@ -93,11 +93,11 @@ def _probed(backbone: PreTrainedModel) -> list[tuple[Tensor, Tensor] | None]:
     weight = embedding_table(backbone).weight
     ids = torch.full((1, _PROBED), min(3, weight.shape[0] - 1), device=weight.device)
     where = takes_position_ids(backbone)
-    positions = torch.arange(_PROBED, device=weight.device)[:, None] if where else None
+    asked = {"position_ids": torch.arange(_PROBED, device=weight.device)[:, None]} if where else {}
     cache = DynamicCache()  # without the config no layer has a window of its own
     with evaluating(backbone):
         vectors = backbone.get_input_embeddings()(ids.T if where else ids)
-        run(backbone, vectors, cache=cache, positions=positions)
+        last_hidden(backbone, vectors, past_key_values=cache, use_cache=True, **asked)
     return [_of_layer(layer, where) for layer in cache.layers]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,9 @@ def command(
             "--text", help="Your own text file, folder or data set instead of Python's library. Repeatable."
         ),
     ] = None,
+    systems: Annotated[
+        str, typer.Option(help="Systems to train beside the baselines; the first reads the document.")
+    ] = "hmt,rmt",
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train at the same time.")] = 2,
     smoke: Annotated[
@@ -36,14 +40,21 @@ def command(
     memory file and continues it in a new process. Run again after Ctrl-C, it
     goes on where it stopped.
     """
-    from hmt.demo.corpus import make_corpus
-    from hmt.demo.run import Demo
-    from hmt.demo.settings import Settings
-    from hmt.demo.settings import smoke as smoke_settings
-    from hmt.demo.show import Display
+    names = [name.strip() for name in systems.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"--systems names systems once each, such as hmt,rmt; got {systems!r}")
+    add_examples()
+    from demo.run import main
 
-    corpus = make_corpus(text, seed=seed)
-    settings = smoke_settings(seed) if smoke else Settings(seed=seed)
-    with Display(corpus, output) as display:
-        Demo(output, corpus, settings, workers, display).run()
-    display.conclude()
+    main(output, text or [], names, seed, workers, smoke)
+
+
+def add_examples() -> None:
+    """Make the programs of `examples/` importable, in the package or, of a source tree, beside it."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "examples", package.parents[1] / "examples"):
+        if (folder / "demo" / "run.py").is_file():
+            if str(folder) not in sys.path:
+                sys.path.insert(0, str(folder))  # worker processes inherit it
+            return
+    raise ValueError("the demo's program is not part of this installation; install hmt-lm from its wheel")

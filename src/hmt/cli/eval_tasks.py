@@ -8,8 +8,9 @@ from typing import Any
 
 import typer
 
-from hmt.cli.progress import no_bars_in_logs
+from hmt.cli.read import open_model
 from hmt.cli.task_options import chosen_tasks
+from hmt.util.progress import Bars, library_bars
 
 
 def evaluate_tasks(
@@ -35,16 +36,18 @@ def evaluate_tasks(
 
     from hmt.evaluation.run import evaluate
 
-    with TaskBars() as bars, no_bars_in_logs():
-        results = evaluate(readers, tasks, setting, output, bars, overwrite)
+    with Bars() as bars, library_bars():
+
+        def progress(task: str, reader: str, done: int, total: int) -> None:
+            bars(f"{task}, {reader}", done, total)
+
+        results = evaluate(readers, tasks, setting, output, progress, overwrite)
     show(results)
     typer.echo(f"{output}: results.json, predictions; a page of it: hmt report {output} --output report.html")
 
 
 def named_models(models: Sequence[str]) -> dict[str, str]:
     """Name of the row -> folder or hub id, of "PATH" or "NAME=PATH". ValueError for one named twice."""
-    from hmt.cli.history import unique_name
-
     found: dict[str, str] = {}
     for text in models:
         name, equals, path = text.partition("=")
@@ -54,6 +57,34 @@ def named_models(models: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"{path if path in found.values() else name} is named twice")
         found[name] = path
     return found
+
+
+def open_models(paths: Sequence[str], device: str | None) -> tuple[dict[str, Any], Any, Any]:
+    """name -> model, their tokenizer and device. ValueError when their tokenizers differ."""
+    if repeated := [path for path in paths if paths.count(path) > 1]:
+        raise ValueError(f"{repeated[0]} is named twice")
+    systems: dict[str, Any] = {}
+    first: Any = None
+    for path in paths:
+        model, tokenizer = open_model(path, device)
+        first = first or tokenizer
+        if tokenizer.get_vocab() != first.get_vocab():
+            raise ValueError(
+                f"{path} and {paths[0]} have different tokenizers, so their perplexities per token cannot be "
+                "compared; evaluate models that read the same token ids"
+            )
+        systems[unique_name(path, systems)] = model
+    return systems, first, model.device
+
+
+def unique_name(path: str, taken: dict[str, Any]) -> str:
+    """The last part of a path, or more of it where that name is taken."""
+    parts = Path(path).parts
+    for number in range(1, len(parts) + 1):
+        name = "/".join(parts[-number:])
+        if name not in taken:
+            return name
+    return path
 
 
 def open_readers(
@@ -70,7 +101,6 @@ def open_readers(
 
     ValueError where tokenizers differ, or segment lengths in a way that makes a comparison meaningless.
     """
-    from hmt.cli.history import open_models
     from hmt.evaluation.readers.budget import rows_at
     from hmt.evaluation.tasks.base import Setting
 
@@ -134,12 +164,12 @@ def _open_backbone(path: str, device: Any) -> Any:
     """A plain causal LM. ValueError when there is none, or it has a memory."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from hmt.systems import of_type, register
+    from hmt.systems import SYSTEMS, register
 
     register()
     try:
-        with no_bars_in_logs():
-            if of_type(AutoConfig.from_pretrained(path).model_type):
+        with library_bars():
+            if AutoConfig.from_pretrained(path).model_type in SYSTEMS:
                 raise ValueError(f"--backbone {path} is a model with memory; name the backbone beneath it")
             return AutoModelForCausalLM.from_pretrained(path).eval().to(device)
     except OSError as error:
@@ -149,51 +179,12 @@ def _open_backbone(path: str, device: Any) -> Any:
         ) from error
 
 
-class TaskBars:
-    """A bar per task and reader on a terminal, nothing elsewhere.
-
-    Called as progress(task, reader, done, total).
-    """
-
-    def __init__(self) -> None:
-        self._bars: Any = None
-        self._ids: dict[tuple[str, str], Any] = {}
-
-    def __enter__(self) -> TaskBars:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
-        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
-
-    def __call__(self, task: str, reader: str, done: int, total: int) -> None:
-        if (task, reader) not in self._ids:
-            self._ids[task, reader] = self._bars.add_task(f"{task}, {reader}", total=total)
-        self._bars.update(self._ids[task, reader], completed=done, total=total)
-
-
 def show(results: dict[str, Any]) -> None:
     """A row per reader: what it costs, and the headline of each task with half its interval."""
     from rich.console import Console
     from rich.table import Table
 
-    from hmt.evaluation.shown import amount_text, carried_text, half_width, number_text, score_text
+    from hmt.evaluation.units import amount_text, carried_text, half_width, number_text, score_text
 
     table = Table(title="Scores, ± half of the 95% interval over documents", title_justify="left")
     table.add_column("reader", overflow="fold")
@@ -217,23 +208,23 @@ def show(results: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     for name, task in results["tasks"].items():
-        if len(task["axes"]) == 1:
+        if task["axes"]:
             console.print(_by_axis(name, task))
 
 
 def _by_axis(name: str, task: dict[str, Any]) -> Any:
-    """The headline of a task at each value of its axis."""
+    """The headline of a task at each value of its first axis."""
     from rich.table import Table
 
-    from hmt.evaluation.shown import fact_text, score_text
+    from hmt.evaluation.units import fact_text, score_text
 
     axis, metric = task["axes"][0], task["metrics"][0]
-    places = list(dict.fromkeys(cell["facts"][axis] for r in task["readers"].values() for cell in r["cells"]))
+    places = list(dict.fromkeys(cell["facts"][axis] for r in task["readers"].values() for cell in r["curve"]))
     table = Table(title=f"{name}: {metric['name']} by {axis}", title_justify="left")
     table.add_column("reader", overflow="fold")
     for place in places:
         table.add_column(fact_text(place), justify="right", no_wrap=True)
     for reader, found in task["readers"].items():
-        cells = {cell["facts"][axis]: cell["metrics"][metric["name"]]["mean"] for cell in found["cells"]}
+        cells = {cell["facts"][axis]: cell["metrics"][metric["name"]]["mean"] for cell in found["curve"]}
         table.add_row(reader, *(score_text(cells.get(place), metric["show"]) for place in places))
     return table

@@ -8,9 +8,12 @@ import typer
 
 def command(
     results: Annotated[
-        list[str], typer.Argument(help="Folders of hmt eval, or their results.json.", metavar="RESULTS...")
+        list[str],
+        typer.Argument(help="Folders of hmt eval or hmt demo, or their results.json.", metavar="RESULTS..."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.", metavar="HTML")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.", metavar="HTML")] = Path(
+        "report.html"
+    ),
     pngs: Annotated[
         Path | None, typer.Option(help="Folder for the figures as PNG files too.", metavar="DIR")
     ] = None,
@@ -20,7 +23,7 @@ def command(
             help="Row that the others are compared with. Default: the first window.", metavar="NAME"
         ),
     ] = None,
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Memory evaluation",
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
     """Make one HTML page of what `hmt eval` found: tables, curves, heat maps, differences.
 
@@ -29,9 +32,8 @@ def command(
     """
     if repeated := [path for path in results if results.count(path) > 1]:
         raise ValueError(f"{repeated[0]} is named twice")
-    from hmt.evaluation.report import Run, write_runs
+    from hmt.evaluation.report import load_runs, write_runs
 
-    files = write_runs(
-        [Run.load(path) for path in results], output, baseline=baseline, pngs=pngs, title=title
-    )
+    runs = [run for path in results for run in load_runs(path)]
+    files = write_runs(runs, output, baseline=baseline, pngs=pngs, title=title)
     typer.echo(str(output) if pngs is None else f"{output}\n{pngs}: {', '.join(files)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -160,12 +159,6 @@ def to_bytes(figure: Figure, kind: str = "png") -> bytes:
             metadata=metadata,
         )
     return buffer.getvalue()
-
-
-def data_uri(figure: Figure, kind: str = "png") -> str:
-    """The figure as a `data:` address, to stand in an HTML page."""
-    mime = {"png": "image/png", "svg": "image/svg+xml"}[kind]
-    return f"data:{mime};base64,{base64.b64encode(to_bytes(figure, kind)).decode()}"
 
 
 def save(figure: Figure, path) -> None:

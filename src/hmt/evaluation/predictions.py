@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -107,26 +106,6 @@ class Predictions:
                 f"{self.path} holds predictions of another run: its {field[0]} is {field[1]}, and now it is "
                 f"{field[2]}; choose another --output, or --overwrite what is there"
             )
-
-
-@contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Lets one process at a time write into `folder`; ValueError in another one. A no-op without POSIX
-    locks."""
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover - Windows
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another run is writing to {folder}; wait for it, or choose another --output"
-            ) from None
-        yield  # the lock ends with the file, also when the process is killed
 
 
 def difference(old: Any, new: Any, name: str = "") -> tuple[str, str, str] | None:

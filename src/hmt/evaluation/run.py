@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from hmt.evaluation.predictions import Predictions, only_one, plain, slug
+from hmt.evaluation.predictions import Predictions, plain, slug
 from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.summary import cells, estimate, paired
 from hmt.evaluation.tasks.base import Record, Setting, Task
 from hmt.util.environment import run_facts
-from hmt.util.files import write_atomically
+from hmt.util.files import only_writer, write_atomically
 
 # progress(task, reader, items done, items in total)
 RunProgress = Callable[[str, str, int, int], None]
@@ -35,7 +35,7 @@ def evaluate(
     readers: Sequence[Reader],
     tasks: Sequence[Task],
     setting: Setting,
-    output: Path,
+    output: Path | str,
     progress: RunProgress | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -48,15 +48,17 @@ def evaluate(
         format: 1.
         readers: name -> bytes_carried (None: grows), extra_parameters, flops_per_token, limit (tokens).
         tasks: name -> settings, metrics, axes;
-            readers: name -> n, metrics (name -> mean, low, high, weight), cells (facts, n, metrics), extras;
+            readers: name -> n, metrics (name -> mean, low, high, weight), extras, and, where there are axes,
+                cells (facts, n, metrics) and curve, the same per value of the first axis alone;
             paired: baseline -> reader -> metric -> mean, low, high of reader less baseline, and n;
-            paired_cells: the same per value of the axis, where there is one: lists of facts, metrics.
+            paired_cells: the same per value of the first axis: lists of facts, metrics;
+            chance: metric -> score of guessing, where it is known.
         setup: command, commit, versions and hardware.
     Scores are as the tasks make them: fractions, nats (see `Metric` for how to show them).
     """
     _check_names([reader.name for reader in readers], [task.name for task in tasks])
     output = Path(output)
-    with only_one(output / "predictions"):
+    with only_writer(output / "predictions", "choose another --output"):
         return _evaluate(readers, tasks, setting, output, progress, overwrite)
 
 
@@ -88,6 +90,8 @@ def _evaluate(
             reader.name: _answers(task, reader, setting, shared, files[task.name][reader.name], progress)
             for reader in readers
         }
+        if not any(records.values()):  # a reader may have nothing to do: only some recall
+            raise ValueError(f"the task {task.name} has no items for these readers; check its settings")
         found[task.name] = _summary(task, records)
     seeds = sorted({task.seed for task in tasks})
     facts = run_facts(seeds[0], segment_length=setting.segment_length)
@@ -124,45 +128,47 @@ def _answers(
     with file:
         for record in task.run(reader, setting, file.done, tell, shared):
             file.append(record)
-    if not file.records:
-        raise ValueError(f"the task {task.name} has no items; check its settings")
     return file.records
 
 
 def _summary(task: Task, records: dict[str, list[Record]]) -> dict[str, Any]:
     names = [metric.name for metric in task.metrics]
-    of_cells = {reader: cells(rows, task.axes) for reader, rows in records.items()}
+    first = task.axes[:1]
+    curves = {reader: cells(rows, first) for reader, rows in records.items()}
+
+    def scores(rows: Sequence[Any]) -> dict[str, Any]:
+        return {"n": len(rows), "metrics": {name: estimate(rows, name) for name in names}}
+
+    def table(found: Sequence[tuple[dict[str, Any], list[Any]]]) -> list[dict[str, Any]]:
+        return [{"facts": facts, **scores(some)} for facts, some in found]
+
     readers = {
         reader: {
-            "n": len(rows),
-            "metrics": {name: estimate(rows, name) for name in names},
-            "cells": [
-                {"facts": facts, "n": len(some), "metrics": {name: estimate(some, name) for name in names}}
-                for facts, some in of_cells[reader]
-            ],
+            **scores(rows),
+            "cells": table(cells(rows, task.axes)),
+            "curve": table(curves[reader]),
             "extras": task.extras(rows),
         }
         for reader, rows in records.items()
     }
     pairs: dict[str, dict[str, Any]] = {reader: {} for reader in records}
-    pairs_of_cells: dict[str, dict[str, Any]] = {reader: {} for reader in records}
+    along: dict[str, dict[str, Any]] = {reader: {} for reader in records}
     for a, b in combinations(records, 2):
         found = {name: paired(records[a], records[b], name) for name in names}
         pairs[b][a], pairs[a][b] = found, _turned(found)
-        if len(task.axes) == 1:
-            rows = [
-                {"facts": facts, "metrics": {name: paired(some, records[b], name) for name in names}}
-                for facts, some in of_cells[a]
-            ]
-            pairs_of_cells[b][a] = rows
-            pairs_of_cells[a][b] = [{**row, "metrics": _turned(row["metrics"])} for row in rows]
+        along[b][a] = [
+            {"facts": facts, "metrics": {name: paired(some, records[b], name) for name in names}}
+            for facts, some in curves[a]
+        ]
+        along[a][b] = [{**row, "metrics": _turned(row["metrics"])} for row in along[b][a]]
     return {
         "settings": task_settings(task),
         "metrics": [asdict(metric) for metric in task.metrics],
         "axes": list(task.axes),
+        "chance": task.chance(),
         "readers": readers,
         "paired": pairs,
-        **({"paired_cells": pairs_of_cells} if len(task.axes) == 1 else {}),
+        **({"paired_cells": along} if task.axes else {}),
     }
 
 

@@ -1,8 +1,7 @@
 """Means, 95% intervals and paired differences, from records.
 
 All intervals are percentile bootstraps over groups (documents): scores of one document are alike, so a group
-is drawn whole or not at all. `HistoryResult.paired(by="document")` does the same for scores of equal weights;
-here scores may have weights and be missing.
+is drawn whole or not at all. Scores may have weights and be missing.
 """
 
 from __future__ import annotations

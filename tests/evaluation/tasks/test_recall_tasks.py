@@ -1,5 +1,6 @@
 import random
 import re
+from dataclasses import replace
 from itertools import accumulate, islice
 
 import hypothesis.strategies as st
@@ -9,23 +10,11 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 from hmt.evaluation.readers.base import Reader
-from hmt.evaluation.tasks import make_task
+from hmt.evaluation.tasks import make_task, passkey
 from hmt.evaluation.tasks.base import Setting, check_items, encode
 from hmt.evaluation.tasks.filler import Sentences, sentences
 
 LENGTH = 32
-BABI = """1 Mary moved to the bathroom.
-2 John went to the hallway.
-3 Where is Mary? \tbathroom\t1
-4 Daniel went back to the hallway.
-5 Mary journeyed to the office.
-6 Where is Mary? \toffice\t5
-1 Sandra travelled to the kitchen.
-2 Sandra moved to the garden.
-3 Where is Sandra? \tgarden\t2
-"""
-# the questions above, and where the one who is asked for went last
-ASKED = {("Mary", "bathroom"), ("Mary", "office"), ("Sandra", "garden")}
 
 
 def bpe(texts):
@@ -69,16 +58,6 @@ def cache(monkeypatch, tmp_path_factory):
 
 
 @pytest.fixture
-def babi(tmp_path):
-    folder = tmp_path / "babi"
-    folder.mkdir()
-    (folder / "qa1_single_test.txt").write_text(BABI)
-    (folder / "qa1_single_train.txt").write_text("1 Train set.\n2 What? \ttrain\t1\n")
-    (folder / "qa11_coreference_test.txt").write_text("1 Other.\n2 What? \tother\t1\n")
-    return str(folder)
-
-
-@pytest.fixture
 def books(tmp_path):
     """Two books of numbered sentences: which part of which book a text is can be read off."""
     folder = tmp_path / "books"
@@ -119,11 +98,10 @@ def test_length_and_depth(tokenizer, length, depth, seed, segment):
     assert item.facts == {"segments": length, "depth": depth}
 
 
-@pytest.mark.parametrize("name", ["passkey", "needles", "variables", "babilong"])
-def test_same_settings_same_items(name, setting, books, babi):
-    more = {"babi": babi} if name == "babilong" else {}
+@pytest.mark.parametrize("name", ["passkey", "needles", "variables"])
+def test_same_settings_same_items(name, setting, books):
     make = lambda seed: list(  # noqa: E731
-        make_task(name, lengths=(15, 25), samples=3, source=books, seed=seed, **more).items(setting)
+        make_task(name, lengths=(15, 25), samples=3, source=books, seed=seed).items(setting)
     )
     first, again, other = make(0), make(0), make(1)
     assert first == again
@@ -211,13 +189,14 @@ def test_filler_that_contains_the_needle_is_drawn_again(setting, tmp_path):
     assert item.answers[0] != found and item.context.count(item.answers[0]) == 1 and found in item.context
 
 
-def test_source_that_is_full_of_the_needle(setting, babi, tmp_path):
+def test_source_that_is_full_of_the_needle(setting, monkeypatch, tmp_path):
     source = tmp_path / "facts.txt"
     source.write_text("Sandra travelled to the kitchen. Mary moved to the bathroom. " * 100)
-    items = make_task("babilong", babi=babi, source=str(source), lengths=(0, 8)).items(setting)
-    assert items[0].facts["segments"] == 0
-    with pytest.raises(ValueError, match="name another source"):
-        items[1]
+    hide = passkey._hide
+    monkeypatch.setattr(passkey, "_hide", lambda *given: replace(hide(*given), absent=("kitchen",)))
+    items = make_task("passkey", source=str(source), lengths=(8,)).items(setting)
+    with pytest.raises(ValueError, match="'kitchen', wherever it is opened; name another source"):
+        items[0]
 
 
 @settings(max_examples=40)
@@ -299,82 +278,6 @@ def test_variables(setting, chains, hops, seed):
     assert LENGTH * 39 < tokens(setting, item) <= LENGTH * 40
 
 
-# babilong --------------------------------------------------------------------------------------------
-
-
-def test_babilong(setting, babi):
-    task = make_task("babilong", babi=babi, lengths=(0, 20), seed=2)
-    items = list(task.items(setting))
-    assert [item.facts["segments"] for item in items] == [0, 20] * 3
-    asked = set()
-    for alone, hidden in zip(items[::2], items[1::2], strict=True):
-        assert (alone.question, alone.answers) == (hidden.question, hidden.answers)
-        asked.add((re.search(r"Question: Where is (\w+)\?\nAnswer:$", alone.question)[1], *alone.answers))
-        facts = re.findall(r"[^.]+\.", alone.context)
-        places = [hidden.context.index(fact.strip()) for fact in facts]
-        assert len(facts) >= 2 and places == sorted(places)
-        assert "Where is" not in hidden.context
-        assert hidden.answers[0] not in hidden.question
-        assert 19 * LENGTH < tokens(setting, hidden) <= 20 * LENGTH
-        assert alone.choices == (" bathroom", " garden", " office")
-    assert asked == ASKED
-    mary = next(item for item in items[::2] if item.answers == ("office",))
-    assert mary.context == " ".join(re.findall(r"^\d+ ([^\t\n]+)$", BABI, re.M)[:4])
-    assert {item.group for item in items} == {"qa1-1", "qa1-2"}
-
-
-def test_babilong_facts_are_spread(setting, babi):
-    places = []
-    for seed in range(8):
-        for item in make_task("babilong", babi=babi, lengths=(30,), seed=seed).items(setting):
-            starts = re.finditer("(Mary|John|Daniel|Sandra) ", item.context)
-            places += [match.start() / len(item.context) for match in starts]
-    assert min(places) < 0.1 and max(places) > 0.9 and 0.4 < sum(places) / len(places) < 0.6
-
-
-def test_babilong_leaves_out_questions_that_do_not_fit(setting, babi):
-    full = make_task("babilong", babi=babi, lengths=(0, 20)).items(setting)
-    needed = sorted(tokens(setting, full[number]) for number in (0, 2, 4))
-    assert needed[1] < needed[2]
-    small = Setting(setting.tokenizer, needed[2] - 1)
-    items = make_task("babilong", babi=babi, lengths=(0, 1, 5)).items(small)
-    assert len(items) == 6  # two questions, at every length
-    assert len(make_task("babilong", babi=babi, lengths=(0, 1), samples=1).items(small)) == 2
-    with pytest.raises(ValueError, match="choose greater lengths"):
-        make_task("babilong", babi=babi, lengths=(0, 1)).items(Setting(setting.tokenizer, 8))
-
-
-def test_babilong_files(setting, babi, tmp_path):
-    items = make_task("babilong", babi=f"{babi}/qa1_single_test.txt", lengths=(0,)).items(setting)
-    assert len(items) == 3
-    (train,) = make_task("babilong", babi=babi, split="train", lengths=(0,)).items(setting)
-    assert train.answers == ("train",)
-    broken = tmp_path / "broken.txt"
-    for text, message in {
-        "A plain text.\n": r"broken\.txt:1 is no line of bAbI",
-        "1 A fact.\nx\n": r"broken\.txt:2 is no line",
-        "2 A fact.\n": r"broken\.txt:1 is no line",
-        "1 A fact.\n": "holds no questions",
-    }.items():
-        broken.write_text(text)
-        with pytest.raises(ValueError, match=message):
-            make_task("babilong", babi=str(broken)).items(setting)
-
-
-def test_scores_of_babilong():
-    task = make_task("babilong")
-    record = {
-        "answers": ["apple,milk"],
-        "generated": "The Apple, milk.",
-        "choices": [" no", " apple,milk"],
-        "choice_nats": [3.0, 4.0],
-        "choice_tokens": [1, 4],
-    }
-    assert task.score(record) == {"accuracy": 1.0, "generated": 1.0}
-    record |= {"choice_nats": [0.9, 4.0], "generated": "apple"}
-    assert task.score(record) == {"accuracy": 0.0, "generated": 0.0}
-
-
 # errors and scores -----------------------------------------------------------------------------------
 
 
@@ -392,8 +295,6 @@ def test_scores_of_babilong():
         ("needles", {"limit": 0}, "needles.limit"),
         ("variables", {"chains": 0}, "variables.chains"),
         ("variables", {"hops": -1}, "variables.hops"),
-        ("babilong", {"subset": "qa21"}, "qa1 to qa20"),
-        ("babilong", {"lengths": (-1,)}, "0 or more"),
     ],
 )
 def test_wrong_settings(name, wrong, message):
@@ -407,13 +308,9 @@ def test_wrong_settings(name, wrong, message):
         ("passkey", {"lengths": (1,)}, "1 segment of 32 have no room"),
         ("needles", {"values": 10, "lengths": (100,)}, "needles.max_new_tokens is 64, too few"),
         ("passkey", {"source": "not/here.txt"}, "does not exist"),
-        ("babilong", {}, "babilong.babi is not set"),
-        ("babilong", {"babi": "facebook/babi_qa:en-10k-qa1"}, "no file or folder here"),
-        ("babilong", {"babi": "FOLDER", "subset": "qa2"}, r"holds 0 files qa2_\*test.txt"),
     ],
 )
-def test_what_cannot_be_built_is_an_error_at_once(name, wrong, message, setting, babi):
-    wrong = {key: babi if value == "FOLDER" else value for key, value in wrong.items()}
+def test_what_cannot_be_built_is_an_error_at_once(name, wrong, message, setting):
     with pytest.raises(ValueError, match=message):
         make_task(name, **wrong).items(setting)
 
@@ -460,14 +357,13 @@ class Oracle(Reader):
             return re.search(r"The pass key is (\d+)\.", text)[1]
         if asked := re.search(r"special numbers? for (.*)\?", question):
             return ", ".join(re.findall(rf"number for {asked[1]} is (\d+)\.", text))
-        if asked := re.search(r"hold the value (\d+)", question):
-            found, last = [], asked[1]
-            while following := re.search(rf"VAR (\w+) = (?:VAR )?{last}\.", text):
-                found.append(f"VAR {following[1]}")
-                last = following[1]
-            return ", ".join(found)
-        person = re.search(r"Where is (\w+)\?", question)[1]
-        return re.findall(rf"{person} [a-z ]+ to the (\w+)\.", text)[-1]
+        found, last = [], re.search(r"hold the value (\d+)", question)[1]
+        while following := re.search(rf"VAR (\w+) = (?:VAR )?{last}\.", text):
+            found.append(f"VAR {following[1]}")
+            last = following[1]
+        return ", ".join(found)
+
+    def logits(self, memory, prompt, continuation): ...
 
     def generate(self, memory, prompt, max_new_tokens, stop=None):
         answer = f" {self.answer(memory, self.tokenizer.decode(prompt))}.\nAnd 54321 on"
@@ -495,12 +391,10 @@ class Forgetful(Oracle):
         return [2.0] * len(continuation)
 
 
-@pytest.mark.parametrize(
-    "name, values", [("passkey", 1), ("needles", 1), ("needles", 3), ("variables", 1), ("babilong", 1)]
-)
-def test_end_to_end(name, values, setting, babi):
-    more = {"needles": {"values": values, "max_new_tokens": 100}, "babilong": {"babi": babi, "subset": "qa1"}}
-    task = make_task(name, lengths=(20, 40), samples=4, **more.get(name, {}))
+@pytest.mark.parametrize("name, values", [("passkey", 1), ("needles", 1), ("needles", 3), ("variables", 1)])
+def test_end_to_end(name, values, setting):
+    more = {"values": values, "max_new_tokens": 100} if name == "needles" else {}
+    task = make_task(name, lengths=(20, 40), samples=4, **more)
     check_items(name, task.items(setting))
     good = list(task.run(Oracle(setting.tokenizer), setting))
     expected = {m.name: 1.0 if m.better == "higher" else 0.0 for m in task.metrics}
@@ -511,7 +405,7 @@ def test_end_to_end(name, values, setting, babi):
     poor = list(task.run(Forgetful(setting.tokenizer), setting))
     for metric in task.metrics:
         mean = sum(record["scores"][metric.name] for record in poor) / len(poor)
-        chance = {"nats": 2.0, "accuracy": 1 / 3 if name == "babilong" else 0.0}.get(metric.name, 0.0)
+        chance = 2.0 if metric.name == "nats" else 0.0
         assert mean == pytest.approx(chance)
     if name != "variables":
         rest = list(task.run(Oracle(setting.tokenizer), setting, done={record["id"] for record in good[1:]}))

@@ -1,4 +1,5 @@
-"""Text tasks: numbers equal `history_perplexity`'s, records can be scored again, probes see fillers."""
+"""Text tasks: numbers equal a plain pass over history and target, records can be scored again, probes see
+fillers."""
 
 import json
 import math
@@ -7,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from hmt.demo.language import train_tokenizer
-from hmt.evaluation import history_perplexity
 from hmt.evaluation.readers.memory import MemoryReader
 from hmt.evaluation.tasks import TASKS, make_task
 from hmt.evaluation.tasks.base import Setting
@@ -21,8 +20,8 @@ TEXT = (
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return train_tokenizer([TEXT * 4 + "$ 0123456789"], 300, tmp_path_factory.mktemp("tokenizer"))
+def tokenizer(make_tokenizer):
+    return make_tokenizer(TEXT * 4 + "$ 0123456789")
 
 
 @pytest.fixture
@@ -38,18 +37,50 @@ def setting(tokenizer):
     return Setting(tokenizer, 8)
 
 
-def test_numbers_are_those_of_history_perplexity(make_model, tokenizer, setting, books):
-    model = make_model("hmt", vocab_size=len(tokenizer))
-    task = make_task("books", source=books, histories=(0, 2, 5), targets_per_document=3, skip=5)
+@pytest.mark.parametrize("system", ["hmt", "previous", "rmt", "window", "plain"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_numbers_are_those_of_one_pass_over_history_and_target(
+    make_model, tokenizer, setting, books, system, batch_size
+):
+    model, skip = make_model(system, vocab_size=len(tokenizer)).train(), 5
+    task = make_task(
+        "text", source=books, histories=(0, 2, 5), targets_per_document=2, skip=skip, batch_size=batch_size
+    )
     records = list(task.run(MemoryReader(model), setting))
-    rows = task.documents(setting)["input_ids"]
-    want = history_perplexity({"hmt": model}, rows, (0, 2, 5), skip=5, targets_per_document=3)
-    assert len(records) == 3 * len(want.targets) and len({r["id"] for r in records}) == len(records)
-    for history in (0, 2, 5):
-        own = [r for r in records if r["facts"] == {"history": history}]
-        nats = sum(r["scores"]["perplexity"] * r["weights"]["perplexity"] for r in own)
-        tokens = sum(r["weights"]["perplexity"] for r in own)
-        assert math.exp(nats / tokens) == pytest.approx(want.perplexity("hmt", history), rel=1e-4)
+    assert model.training, "the mode of the model is left alone"
+    model.eval()
+    documents = {row["name"]: row["input_ids"] for row in task.documents(setting)}
+    assert len({r["id"] for r in records}) == len(records) == 3 * 3 * 2
+    for record in records:
+        end = (record["segment"] + 1) * 8
+        ids = torch.tensor([documents[record["group"]][end - (record["facts"]["history"] + 1) * 8 : end]])
+        labels = torch.full_like(ids, -100)
+        labels[:, -(8 - skip) :] = ids[:, -(8 - skip) :]
+        with torch.no_grad():
+            want = model(ids, labels=labels).loss.item()
+        assert record["scores"]["perplexity"] == pytest.approx(want, rel=1e-4)
+        assert record["weights"]["perplexity"] == 8 - skip
+
+
+def test_only_what_was_read_before_changes(make_model, tokenizer, setting, books):
+    task = make_task("text", source=books, histories=(0, 2, 5), skip=4)
+    found = {}
+    for system in ("plain", "window"):
+        records = list(task.run(MemoryReader(make_model(system, vocab_size=len(tokenizer))), setting))
+        for history in (0, 2, 5):
+            own = [r for r in records if r["facts"] == {"history": history}]
+            found[system, history] = np.array([r["nats"][4:] for r in own])
+            places = [(r["group"], r["segment"]) for r in own]
+            assert places == [(r["group"], r["segment"]) for r in records if r["facts"] == {"history": 0}]
+    np.testing.assert_allclose(found["window", 0], found["plain", 0], rtol=1e-4)
+    np.testing.assert_allclose(found["plain", 5], found["plain", 0], rtol=1e-4)  # no window, no history
+    np.testing.assert_allclose(found["window", 5], found["window", 2], rtol=1e-4)  # 11 tokens end in two
+    assert np.abs(found["window", 2] - found["window", 0]).max() > 1e-2
+
+
+def test_records_are_scored_again_from_what_they_hold(make_model, tokenizer, setting, books):
+    task = make_task("books", source=books, histories=(0, 2, 5), targets_per_document=3, skip=5)
+    records = list(task.run(MemoryReader(make_model("hmt", vocab_size=len(tokenizer))), setting))
     again = [task.rescore(json.loads(json.dumps(r | {"scores": {}, "weights": {}}))) for r in records]
     assert again == records
     extra = task.extras(records)["by_position"]
@@ -99,11 +130,13 @@ def test_refusals(make_model, tokenizer, setting, books):
     assert "books.source" in error(source=None)
     assert "0 of 3 documents qualify" in error(histories=(9999,))
     assert "not both" in error(interleave=8, dilate=8)
-    assert "different numbers" in error(histories=(1, 1))
+    for histories in ((1, 1), (), (-1,)):
+        assert "different numbers" in error(histories=histories)
+    assert "max_targets" in error(max_targets=0)
     assert "one token" in error(dilate=8, filler="sailor Barnaby", histories=(1,))
     with pytest.raises(ValueError, match="has no setting 'history'"):
         make_task("books", history=3)
-    with pytest.raises(ValueError, match="there is no task 'book'; choose from books, "):
+    with pytest.raises(ValueError, match="there is no task 'book'; choose from text, books, "):
         make_task("book")
 
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hmt import backbone as bb
 from hmt.backbone.flops import BackboneFlops, segment_flops
-from hmt.evaluation.perplexity import prepare_segments, reach, target_outputs, unscored_head
+from hmt.evaluation.readers.asking import (
+    check_continuation,
+    check_segments,
+    check_start,
+    continued,
+    token_nats,
+)
 from hmt.evaluation.readers.base import Reader, Stop
-from hmt.evaluation.readers.plain import check_continuation, check_segments, check_start, greedy, token_nats
 from hmt.memory.memory import Memory
 from hmt.model.base import SegmentMemoryModel
+from hmt.model.segments import make_grid
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Kept:
 class MemoryReader(Reader):
     """Any `SegmentMemoryModel`. Reads texts of any length."""
 
+    model: SegmentMemoryModel
+
     def __init__(self, model: SegmentMemoryModel, name: str | None = None):
         self.model = model
         self.name = name or model.config.model_type
@@ -42,7 +51,7 @@ class MemoryReader(Reader):
         own = sum(p.numel() for module in model.memory_modules().values() for p in module.parameters())
         lora = sum(p.numel() for name, p in model.backbone.named_parameters() if "lora_" in name)
         self.extra_parameters = own + lora
-        self.unscored_head = unscored_head(model)
+        self.unscored_head = max(1, model.lookahead)
 
     def flops_per_token(self, segment_length: int) -> float:
         self._check_length(segment_length)
@@ -54,25 +63,29 @@ class MemoryReader(Reader):
         memory = self.model.new_memory(1) if len(ids) < 2 else self.model.read(ids[:-1])
         return Kept(memory, tuple(ids[-1:]))
 
-    def generate(
-        self, memory: Kept, prompt: Sequence[int], max_new_tokens: int, stop: Stop | None = None
-    ) -> list[int]:
-        # `generate` of a model with memory works on a copy
-        return greedy(
-            self.model, [*memory.last, *prompt], max_new_tokens, stop, past_key_values=memory.memory
-        )
+    def read_many(self, texts: Sequence[Sequence[int]], batch_size: int = 1) -> Iterator[tuple[int, Kept]]:
+        long = [number for number, ids in enumerate(texts) if len(ids) > 1]
+        for number in set(range(len(texts))) - set(long):
+            yield number, self.read(texts[number])
+        heads = (list(texts[number][:-1]) for number in long)
+        for place, memory in self.model.read_many(heads, batch_size=batch_size):
+            yield long[place], Kept(memory, tuple(texts[long[place]][-1:]))
 
-    def nats(self, memory: Kept, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
-        found: list[float] = []
-        for logits, goal in self.logits(memory, prompt, continuation):
-            found += torch.nn.functional.cross_entropy(logits, goal, reduction="none").tolist()
-        return found
+    def generate(
+        self,
+        memory: Kept,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        stop: Stop | None = None,
+        **settings: Any,
+    ) -> list[int]:
+        before = [*memory.last, *prompt]  # `generate` of a model with memory works on a copy
+        return continued(self.model, before, max_new_tokens, stop, settings, past_key_values=memory.memory)
 
     @torch.no_grad()
     def logits(
         self, memory: Kept, prompt: Sequence[int], continuation: Sequence[int]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What `nats` is made of, some tokens of the continuation at a time: logits [n, V] and tokens [n]."""
         goal = list(continuation)
         before = [*memory.last, *prompt]
         check_continuation(goal)
@@ -106,12 +119,15 @@ class MemoryReader(Reader):
         check_segments(history, target)
         model, length, head = self.model, target.shape[1], self.unscored_head
         self._check_length(length)
-        device = bb.embedding_table(model.backbone).weight.device
-        segments = torch.cat([history, target], dim=1).to(device).view(len(target), -1, length)
-        read = reach(model, segments.shape[1] - 1)
-        segments = segments[:, segments.shape[1] - 1 - read :]
+        ids = torch.cat([history, target], dim=1)
+        if model.horizon is not None:  # what lies before it changes nothing
+            ids = ids[:, -(model.horizon + 1) * length :]
+        memory = model.new_memory(len(ids))
+        ids = ids.to(memory.open_ids.device)
+        grid = make_grid(ids, None, memory.open_ids, memory.open_lengths, length)
         with bb.evaluating(model):
-            hidden = target_outputs(model, segments, prepare_segments(model, segments), read)
+            for _, output in model.run(grid, memory.state, chunk=8):
+                hidden = output.hidden
         nats = torch.full(target.shape, torch.nan)
         nats[:, head:] = token_nats(model.backbone, hidden[:, head - 1 : -1], target[:, head:])
         return nats
@@ -120,3 +136,21 @@ class MemoryReader(Reader):
         own = self.model.config.segment_length
         if segment_length != own:
             raise ValueError(f"{self.name} reads segments of {own} tokens, not of {segment_length}")
+
+    @torch.no_grad()
+    def recalled(self, memory: Kept, prompt: Sequence[int]) -> list[float] | None:
+        retrieval, own = self.model.retrieval, memory.memory.copy()
+        ids = torch.tensor([[*memory.last, *prompt]], device=own.open_ids.device)
+        if retrieval is None or not ids.numel():
+            return None
+        before = own.state.segments.cpu()
+        with bb.evaluating(self.model):
+            weights = self.model(ids, past_key_values=own, use_cache=True, output_recall=True).recall
+        if weights is None:
+            return None
+        before = before + weights.shape[1] - 1  # segments read when the last one of the call began
+        found = [0.0] * int(before)
+        for segment, weight in zip(retrieval.held(before)[0].tolist(), weights[0, -1].tolist(), strict=True):
+            if segment >= 0:
+                found[segment] = weight
+        return found

@@ -1,4 +1,4 @@
-"""The backbone with the last tokens of what it read: the memory that every other one is compared with."""
+"""The backbone with the ids of the last tokens of what it read, and with all of them that fit."""
 
 from __future__ import annotations
 
@@ -6,27 +6,17 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from hmt.backbone.flops import causal_pairs
-from hmt.evaluation.memory_use import kv_cache_bytes
-from hmt.evaluation.readers.plain import PlainReader
+from hmt.evaluation.readers.plain import PlainReader, longest_input
 
 ID_BYTES = 4  # of a token id that is kept
 
 
-class WindowReader(PlainReader):
-    """A sliding window, as large as a number of bytes allows.
-
-    As a KV cache, the usual way, its tokens are read once, and a token takes what its keys and values do. As
-    ids (`ids=True`) it holds many more tokens in as many bytes, and reads them all again with every segment:
-    bytes and `flops_per_token` tell the two apart. Both predict alike, by a pass over the window and what
-    follows it.
+class WindowIdsReader(PlainReader):
+    """The last tokens, kept as ids, and all read again with every segment: few bytes, much work.
 
     Args:
-        backbone: a Hugging Face causal LM.
-        budget_bytes: what the window may take. It can be too small for one token: then there is none.
-        tokens: its length instead. 0 is the backbone alone.
-        name: None makes one.
-        ids: keep token ids, not keys and values.
+        budget_bytes: what the ids may take. It can be too small for one: then there is none.
+        tokens: their number instead. 0 is the backbone alone.
         positions: longest input; None means that of the backbone.
     No window is longer than the positions; it is cut further where prompt and answer need them.
     """
@@ -37,45 +27,15 @@ class WindowReader(PlainReader):
         budget_bytes: int | None = None,
         *,
         tokens: int | None = None,
-        name: str | None = None,
-        ids: bool = False,
+        name: str = "window-ids",
         positions: int | None = None,
     ):
-        if (budget_bytes is None) == (tokens is None):
-            raise ValueError("a window has either budget_bytes or tokens")
-        if min(budget_bytes or 0, tokens or 0) < 0:
-            raise ValueError("a window cannot be smaller than 0")
-        super().__init__(backbone, name or ("window-ids" if ids else "window"), positions)
-        self.ids = ids
-        if budget_bytes is not None:
-            tokens = self._affordable(budget_bytes)
-        assert tokens is not None
-        self.tokens = min(tokens, self.positions)
-        self.bytes_carried = self._bytes(self.tokens)
-
-    def _bytes(self, tokens: int) -> int:
-        if self.ids:
-            return ID_BYTES * tokens
-        return kv_cache_bytes(self.backbone.config.get_text_config(), tokens, self.backbone.dtype.itemsize)
-
-    def _affordable(self, budget: int) -> int:
-        """The most tokens in so many bytes: no division, as layers with their own window stop growing."""
-        low, high = 0, min(self.positions, budget)  # a token takes a byte or more
-        if high and not self._bytes(1):
-            raise ValueError(
-                "this backbone keeps no KV cache that grows with the text; use ids=True or tokens="
-            )
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._bytes(middle) <= budget else (low, middle - 1)
-        return low
+        super().__init__(backbone, name, positions)
+        self.tokens = min(window_size(budget_bytes, tokens, ID_BYTES), self.positions)
+        self.bytes_carried: int | None = ID_BYTES * self.tokens
 
     def flops_per_token(self, segment_length: int) -> float:
-        if self.ids:
-            return self.read_again(self.tokens, segment_length)
-        kept = min(self.tokens, max(0, self.positions - segment_length))
-        work = self.count.forward(segment_length, causal_pairs(segment_length, before=kept))
-        return work / segment_length + self.count.logits(1)
+        return self.read_again(self.tokens, segment_length)
 
     def read(self, ids: Sequence[int]) -> list[int]:
         return list(ids[-max(1, self.tokens) :])  # the last token in any case, see `last`
@@ -86,3 +46,36 @@ class WindowReader(PlainReader):
 
     def last(self, memory: list[int]) -> list[int]:
         return memory[-1:]
+
+
+class FullReader(WindowIdsReader):
+    """Full attention over the text, and over the last `limit` tokens of a longer one: what any memory is at
+    best meant to equal.
+
+    What it keeps grows with the text: `bytes_carried` is None. `flops_per_token` is the mean over a text of
+    `limit` tokens.
+
+    Args:
+        limit: longest input; None means that of the backbone.
+    """
+
+    limit: int
+
+    def __init__(self, backbone: PreTrainedModel, limit: int | None = None, *, name: str = "full"):
+        limit = limit or longest_input(backbone)
+        if limit is None:
+            raise ValueError("the backbone's config names no longest input; say which: limit=")
+        super().__init__(backbone, tokens=limit, name=name, positions=limit)
+        self.limit, self.bytes_carried = limit, None
+
+    def flops_per_token(self, segment_length: int) -> float:
+        return self.count.full_attention(self.limit) / self.limit + self.count.logits(1)
+
+
+def window_size(budget_bytes: int | None, tokens: int | None, token_bytes: int) -> int:
+    """Tokens of a window of so many bytes or tokens. ValueError unless one of them is given, 0 or more."""
+    if (budget_bytes is None) == (tokens is None):
+        raise ValueError("a window has either budget_bytes or tokens")
+    if min(budget_bytes or 0, tokens or 0) < 0:
+        raise ValueError("a window cannot be smaller than 0")
+    return budget_bytes // token_bytes if tokens is None else tokens  # type: ignore[operator]

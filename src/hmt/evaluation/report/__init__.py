@@ -1,60 +1,45 @@
-"""One HTML page with all that an evaluation found: works offline and on a phone, in light and dark."""
+"""One HTML page with all that evaluations found: works offline and on a phone, in light and dark."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from hmt.evaluation.report import history, tasks
-from hmt.evaluation.report.html import Pictures, escape, page
-from hmt.evaluation.report.merge import Run
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from hmt.evaluation.report.merge import Run, load_runs
+from hmt.evaluation.report.page import Pictures, sections
 from hmt.util.files import write_atomically
 
-__all__ = ["Run", "write_report", "write_runs"]
-
-
-def write_report(results: Mapping[str, Any], path) -> None:
-    """Write one self-contained HTML page. Whatever is missing in `results` is left out.
-
-    Keys of `results`; values may also be what their `to_dict` returns:
-        title: str. summary: str, paragraphs separated by empty lines.
-        perplexity: HistoryResult. groups: label -> names of models in it that are seeds of one system.
-        baseline: model or group that the others are compared with, on the same tokens, at every history.
-        recall: system -> RecallResult, or a list of them, one per seed.
-        memory: system -> MemoryUse.
-        recall_map: array [S, S] from `recall_map`, or title -> array.
-        setup: name -> value (versions, commit, hardware, command, seeds), shown as a table.
-    """
-    title = str(results.get("title") or "Memory evaluation")
-    parts = [f"<h1>{escape(title)}</h1>", *history.sections(results, Pictures())]
-    write_atomically(Path(path), page(title, parts))
+__all__ = ["Run", "load_runs", "write_runs"]
 
 
 def write_runs(
-    runs: Sequence[Run],
-    path,
-    *,
-    baseline: str | None = None,
-    pngs: Path | None = None,
-    title: str = "Memory evaluation",
+    runs: Sequence[Run], path, *, baseline: str | None = None, pngs=None, title: str | None = None
 ) -> list[str]:
-    """Write one page on any number of runs (see `Run`), merged: readers of one name are runs of one system.
+    """Write one page on any number of runs, merged: readers of one name are runs of one system.
 
     baseline: reader that the others are compared with; None takes the first window or else the first reader.
-    pngs: folder for the figures as PNG files. Returns the names of those files.
-    ValueError for a baseline that is in none of the runs.
+    pngs: folder for the figures as PNG files. title: None takes that of the first run that has one.
+    Returns the names of those files. ValueError for a baseline that is in none of the runs.
     """
-    pictures = Pictures(pngs)
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        *tasks.sections([run for run in runs if run.tasks], baseline, pictures),
-    ]
-    for run in runs:
-        if not run.tasks:
-            parts.append(f"<h2>{escape(run.results.get('title') or run.label)}</h2>")
-            chosen = baseline or run.results.get("baseline")
-            parts += history.sections({**run.results, "baseline": chosen}, pictures)
-    parts += tasks.setups([run for run in runs if run.tasks])
-    write_atomically(Path(path), page(title, parts))
+    pictures = Pictures(None if pngs is None else Path(pngs))
+    texts = [text for run in runs for text in (run.results.get("summary") or "").split("\n\n") if text]
+    titles = [run.results["title"] for run in runs if run.results.get("title")]
+    page = _template().render(
+        title=title or next(iter(titles), "Memory evaluation"),
+        summary=texts,
+        sections=sections([run for run in runs if run.tasks], baseline, pictures),
+    )
+    write_atomically(Path(path), page.encode())
     return pictures.files
+
+
+@cache
+def _template() -> Template:
+    loader = PackageLoader("hmt.evaluation.report", package_path="")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.jinja")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hmt.evaluation.shown import shown
+from hmt.evaluation.units import shown
 
 # settings in which runs of one system may differ
 _FREE = ("seed", "batch_size")
@@ -17,7 +17,7 @@ _FREE = ("seed", "batch_size")
 
 @dataclass(frozen=True)
 class Run:
-    """One results.json. label: what to call it. results: what it holds, of tasks or of one history run."""
+    """One results.json. label: what to call it. results: what it holds."""
 
     label: str
     results: dict[str, Any]
@@ -26,26 +26,29 @@ class Run:
     def tasks(self) -> dict[str, Any]:
         return self.results.get("tasks") or {}
 
-    @classmethod
-    def load(cls, path) -> Run:
-        """Of a file, or of a folder with a results.json. ValueError for what `hmt eval` has not written."""
-        path = Path(path)
-        file = path / "results.json" if path.is_dir() else path
-        if not file.is_file():
-            raise ValueError(
-                f"{path} is not there, or a folder without results.json; name what hmt eval wrote"
-            )
-        try:
-            results = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is no JSON file ({error}); name a results.json of hmt eval") from None
-        if not isinstance(results, dict) or not ({"tasks", "perplexity"} & set(results)):
-            raise ValueError(f"{file} holds no results of hmt eval")
-        if results.get("format", 1) != 1:
-            raise ValueError(
-                f"{file} has format {results['format']}, which this version of hmt cannot read; update hmt"
-            )
-        return cls(str(path), results)
+
+def load_runs(path, label: str | None = None) -> list[Run]:
+    """The runs in a results.json of `hmt eval`, or in the folder that holds one.
+
+    A results.json may name others instead of holding results ("runs": folders beside it, with a "title" and a
+    "summary" for the page), as that of `hmt demo` does. ValueError for anything else.
+    """
+    path = Path(path)
+    file = path / "results.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"{path} is not there, or a folder without results.json; name what hmt eval wrote")
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON file ({error}); name a results.json of hmt eval") from None
+    if not isinstance(results, dict) or not ({"tasks", "runs"} & set(results)):
+        raise ValueError(f"{file} holds no results of hmt eval")
+    if results.get("format", 1) != 1:
+        raise ValueError(
+            f"{file} has format {results['format']}, which this version of hmt cannot read; update hmt"
+        )
+    inner = [run for name in results.get("runs", ()) for run in load_runs(file.parent / name, name)]
+    return [Run(label or str(path), results), *inner]
 
 
 @dataclass
@@ -60,6 +63,7 @@ class Section:
     settings: dict[str, Any]
     metrics: list[dict[str, str]]
     axes: list[str]
+    chance: dict[str, float] = field(default_factory=dict)
     readers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     paired: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     paired_cells: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
@@ -125,7 +129,10 @@ def merge(runs: Sequence[Run]) -> tuple[dict[str, dict[str, Any]], list[Section]
             settings = {**found["settings"], **({} if length is None else {"segment_length": length})}
             fixed = {key: value for key, value in settings.items() if key not in _FREE}
             key = json.dumps([task, fixed], sort_keys=True)
-            section = sections.setdefault(key, Section(task, settings, found["metrics"], found["axes"]))
+            chance = found.get("chance") or {}
+            section = sections.setdefault(
+                key, Section(task, settings, found["metrics"], found["axes"], chance)
+            )
             _add(section, found, names)
     for section in sections.values():
         others = [other for other in sections.values() if other.name == section.name]

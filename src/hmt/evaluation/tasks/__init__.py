@@ -10,22 +10,16 @@ from hmt.evaluation.tasks.base import Task
 
 # name -> module of this folder and class
 TASKS = {
+    "text": "text:Text",
     "books": "text:Books",
     "wikitext": "text:WikiText",
     "wikipedia": "text:Wikipedia",
     "recall_distance": "probes:RecallDistance",
-    "qmsum": "qmsum:QMSum",
     "pubmedqa": "pubmedqa:PubMedQA",
-    "narrativeqa": "narrativeqa:NarrativeQA",
-    "hotpotqa": "multihop:HotpotQA",
-    "2wikimultihopqa": "multihop:TwoWikiMultihopQA",
-    "musique": "multihop:MuSiQue",
-    "longbench": "longbench:LongBench",
     "key_value": "key_value:KeyValue",
     "passkey": "passkey:Passkey",
     "needles": "needles:Needles",
     "variables": "variables:VariableTracking",
-    "babilong": "babilong:BABILong",
 }
 
 

@@ -1,7 +1,7 @@
 """What a task is: items that readers answer, and scores that can be computed again from what was saved.
 
 A task is one dataclass in one file of this folder, and one line in `TASKS` (`__init__.py`). Its fields are
-the settings that a user may change (`--set qmsum.limit=20`).
+the settings that a user may change (`--set books.limit=20`).
 
 Running a task on a reader yields *records*: plain JSON values, one per line of a predictions file.
 
@@ -103,8 +103,15 @@ class Task(ABC):
         """The record with `scores` and `weights` computed anew from what it holds raw."""
 
     def extras(self, records: Sequence[Record]) -> dict[str, Any]:
-        """What else a task makes of all records of one reader, as plain JSON values: stands in the
-        results."""
+        """What else a task makes of all records of one reader, as plain JSON values: stands in the results.
+
+        The report draws two of them: `by_position` (value of the axis -> nats at each token of a segment) and
+        `recall_map` (rows of recall weights by part of the text, None where nothing is known).
+        """
+        return {}
+
+    def chance(self) -> dict[str, float]:
+        """Scores of guessing, per metric, where they are known."""
         return {}
 
 

@@ -75,18 +75,18 @@ class RecallDistance(Text):
         progress: Progress | None = None,
         shared: Any = None,
     ) -> Iterator[Record]:
-        model = getattr(reader, "model", None)
-        if model is None or not getattr(model.config, "recall", False):
-            return
         documents, rows = self.prepare(setting) if shared is None else shared
         length = setting.segment_length
+        first = documents[rows[0]]["input_ids"]
+        if reader.recalled(reader.read(first[:length]), first[length : length + 1]) is None:
+            return
         filler = self._filler(setting) if self.dilate else None
         for number, row in enumerate(rows, start=1):
             name, wanted = documents[row]["name"], [_id(row, d) for d in range(1, self.distances + 1)]
             if not all(one in done for one in wanted):
                 ids = np.array(documents[row]["input_ids"][: self.segments * length])
                 ids = ids[: len(ids) // length * length]
-                for record in self._of(model, ids, filler, length):
+                for record in self._of(reader.model, ids, filler, length):
                     identity = _id(row, record["facts"]["distance"])
                     if identity not in done:
                         yield self.rescore({"id": identity, "group": name, **record})

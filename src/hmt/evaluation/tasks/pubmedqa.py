@@ -1,25 +1,24 @@
-"""PubMedQA: a question about the abstract of a paper, answered yes, no or maybe, and with its conclusion.
+"""PubMedQA with several abstracts read one after another, as in the paper on HMT (arXiv 2405.06067).
 
 Jin et al., "PubMedQA: A Dataset for Biomedical Research Question Answering", EMNLP 2019,
-https://github.com/pubmedqa/pubmedqa. To make the text long, the abstracts of several questions are read
-one after another, as in the paper on HMT (He et al., 2024, arXiv:2405.06067).
+https://github.com/pubmedqa/pubmedqa. With one abstract it is a task of lm-evaluation-harness, `pubmedqa`.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from hmt.data.files import read_text
-from hmt.evaluation.tasks.base import AnswerTask, Item, Metric, Record, Setting
-from hmt.evaluation.tasks.rows import Row, load_rows
+import fsspec
 
-_FILE = ("QUESTION", "CONTEXTS", "LONG_ANSWER", "final_decision")
-_HUB = ("question", "context", "long_answer", "final_decision")
-_TEST_IDS = "test_ground_truth.json"
+from hmt.evaluation.tasks.base import AnswerTask, Item, Metric, Record, Setting
+
+_HUB = "qiaojin/PubMedQA"
+_FILE, _TEST_IDS = "ori_pqal.json", "test_ground_truth.json"
 DECISIONS = ("yes", "no", "maybe")
 
 
@@ -41,9 +40,9 @@ class PubMedQA(AnswerTask):
     number of abstracts (`contexts`) and the place of the asked one (`place`, from 0).
 
     Args:
-        source: `ori_pqal.json` or its folder, or `qiaojin/PubMedQA:pqa_labeled` on the hub (the default).
-        split: of the hub data set, which has only "train".
-        fused: abstracts in a context.
+        source: the authors' `ori_pqal.json` (.gz, .bz2 and .xz too) or its folder; None: the labelled
+            questions of `qiaojin/PubMedQA` on the hub.
+        fused: abstracts in a context, 2 or more.
         test_ids: a JSON object or list of the ids to use. None: `test_ground_truth.json` beside the file,
             with the 500 official test questions, if it is there; else all 1,000.
 
@@ -57,15 +56,15 @@ class PubMedQA(AnswerTask):
         Metric("nats", better="lower", show="perplexity"),
     )
 
-    split: str = "train"
-    fused: int = 1
+    fused: int = 10
     test_ids: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fused < 1:
+        if self.fused < 2:
             raise ValueError(
-                f"{self.name}.fused is {self.fused}; it counts abstracts in a context, 1 or more"
+                f"{self.name}.fused is {self.fused}; it counts abstracts in a context, 2 or more (one is the "
+                "task pubmedqa of lm-evaluation-harness)"
             )
 
     def items(self, setting: Setting) -> list[Item]:
@@ -110,49 +109,63 @@ class PubMedQA(AnswerTask):
         return {"nats": record["likely_tokens"]}
 
     def _questions(self) -> list[_Question]:
-        source = self.source or "qiaojin/PubMedQA:pqa_labeled"
-        rows = load_rows(source, self.split, (_FILE, _HUB), self.name, ("ori_pqal",))
-        questions = [_question(row, number) for number, row in enumerate(rows)]
-        wanted = self._wanted(Path(source).expanduser())
-        if wanted is None:
-            return questions
-        if missing := wanted - {question.id for question in questions}:
-            raise ValueError(
-                f"{source} lacks {len(missing)} of the {len(wanted)} test ids, such as {min(missing)}; "
-                "choose other test_ids="
-            )
-        return [question for question in questions if question.id in wanted]
+        if self.source is None:
+            import datasets
 
-    def _wanted(self, source: Path) -> set[str] | None:
-        if self.test_ids is not None:
-            path = Path(self.test_ids).expanduser()
+            rows = datasets.load_dataset(_HUB, "pqa_labeled", split="train")
+            found = {str(row["pubid"]): row for row in rows}
+            questions = [_question(f"{_HUB}, {key}", key, row) for key, row in found.items()]
+            wanted = _ids(self.test_ids)
         else:
-            path = (source if source.is_dir() else source.parent) / _TEST_IDS
-            if not (source.exists() and path.exists()):
-                return None
-        try:
-            content: Any = json.loads(read_text(path))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-        if not isinstance(content, dict | list) or not content:
-            raise ValueError(f"{path}: expected an object or a list of ids, with at least one")
-        return {str(key) for key in content}
+            path = Path(self.source).expanduser()
+            if path.is_dir():
+                path = next(iter(sorted(path.glob(f"{_FILE}*"))), path / _FILE)
+            content = _json(path)
+            if not isinstance(content, dict) or not all(isinstance(row, dict) for row in content.values()):
+                raise ValueError(f"{path}: expected an object of questions by their ids, as in {_FILE}")
+            questions = [_question(f"{path}, {key}", key, row) for key, row in content.items()]
+            official = path.parent / _TEST_IDS
+            wanted = _ids(self.test_ids or (str(official) if official.exists() else None))
+        if missing := (wanted or set()) - {question.id for question in questions}:
+            raise ValueError(
+                f"{self.source or _HUB} lacks {len(missing)} of the {len(wanted or ())} test ids, such as "
+                f"{min(missing)}; choose other test_ids="
+            )
+        return [question for question in questions if wanted is None or question.id in wanted]
 
 
-def _question(row: Row, number: int) -> _Question:
-    capital = "QUESTION" in row
-    contexts = row["CONTEXTS"] if capital else row["context"]
+def _ids(path: str | None) -> set[str] | None:
+    if path is None:
+        return None
+    content = _json(Path(path).expanduser())
+    if not isinstance(content, dict | list) or not content:
+        raise ValueError(f"{path}: expected an object or a list of ids, with at least one")
+    return {str(key) for key in content}
+
+
+def _json(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; it is part of https://github.com/pubmedqa/pubmedqa")
+    try:
+        with fsspec.open(str(path), "rt", encoding="utf-8", compression="infer") as file:
+            return json.load(file)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _question(where: str, key: str, row: Mapping[str, Any]) -> _Question:
+    """A question from the fields of the authors' file, or of the hub, which has them in lower case."""
+    fields = {name.lower(): value for name, value in row.items()}
+    contexts = fields.get("contexts", fields.get("context"))
     if isinstance(contexts, dict):
         contexts = contexts.get("contexts")
     if not isinstance(contexts, list) or not contexts:
-        raise ValueError(f"{row.where}: there should be a list of the parts of the abstract in its contexts")
-    decision = row.text("final_decision").strip().lower()
-    if decision not in DECISIONS:
-        raise ValueError(f"{row.where}: 'final_decision' is {decision!r}, not one of {', '.join(DECISIONS)}")
-    return _Question(
-        id=str(row.get("pubid") or row.get("id") or number),
-        text=row.text("QUESTION" if capital else "question").strip(),
-        abstract="\n".join(part.strip() for part in contexts),
-        conclusion=row.text("LONG_ANSWER" if capital else "long_answer").strip(),
-        decision=decision,
-    )
+        raise ValueError(f"{where}: there should be a list of the parts of the abstract in its contexts")
+    texts = [fields.get(name) for name in ("question", "long_answer", "final_decision")]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(f"{where}: 'question', 'long_answer' and 'final_decision' should hold text")
+    question, conclusion, decision = (str(text).strip() for text in texts)
+    if decision.lower() not in DECISIONS:
+        raise ValueError(f"{where}: 'final_decision' is {decision!r}, not one of {', '.join(DECISIONS)}")
+    abstract = "\n".join(part.strip() for part in contexts)
+    return _Question(key, question, abstract, conclusion, decision.lower())

@@ -68,6 +68,7 @@ class Text(Task):
         `distant.py`).
     """
 
+    name: ClassVar[str] = "text"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("perplexity", "lower", "perplexity"),
         Metric("bits_per_byte", "lower", "bits"),

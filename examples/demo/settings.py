@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TextSettings:
 
 
 @dataclass(frozen=True)
-class RecallSettings:
+class KeySettings:
     """The hidden key-value task. `curriculum`: (segments, batch, steps) one after another.
 
     With two segments the bank holds one memory embedding, so there is nothing to choose: the model first
@@ -54,23 +54,28 @@ class RecallSettings:
     lengths: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
     samples: int = 128
 
+    @property
+    def trained(self) -> int:
+        """Segments of the longest samples in training."""
+        return max(segments for segments, _, _ in self.curriculum)
+
 
 @dataclass(frozen=True)
 class Settings:
+    """systems: names in the registry, each trained on text and on keys; the first one reads the document."""
+
     text: TextSettings = TextSettings()
-    recall: RecallSettings = RecallSettings()
+    keys: KeySettings = KeySettings()
+    systems: tuple[str, ...] = ("hmt", "rmt")
     seed: int = 0
 
-    def to_dict(self) -> dict:
-        return asdict(self)
 
-
-def smoke(seed: int = 0) -> Settings:
+def smoke(settings: Settings) -> Settings:
     """A run of seconds that goes through everything and proves nothing."""
     text = TextSettings(
         vocabulary=400, hidden=32, layers=1, context=64, backbone_steps=4, segment=16, summary=4, sensory=4,
         stage1_steps=2, stage2_steps=2, stage2_segments=3, batch=2, histories=(0, 1, 4),
         targets_per_document=2,
     )  # fmt: skip
-    recall = RecallSettings(hidden=32, curriculum=((2, 8, 2), (4, 4, 2)), lengths=(2, 4), samples=8)
-    return replace(Settings(), text=text, recall=recall, seed=seed)
+    keys = KeySettings(hidden=32, curriculum=((2, 8, 2), (4, 4, 2)), lengths=(2, 4), samples=8)
+    return replace(settings, text=text, keys=keys)

@@ -1,0 +1,13 @@
+from .readers.base import Reader as Reader
+from .readers.budget import rows_at as rows_at
+from .readers.memory import MemoryReader as MemoryReader
+from .recall_weights import recall_map as recall_map
+from .report import load_runs as load_runs
+from .report import write_runs as write_runs
+from .run import evaluate as evaluate
+from .tasks import make_task as make_task
+from .tasks.base import AnswerTask as AnswerTask
+from .tasks.base import Item as Item
+from .tasks.base import Metric as Metric
+from .tasks.base import Setting as Setting
+from .tasks.base import Task as Task

@@ -1,0 +1,3 @@
+from hmt.evaluation.harness import main
+
+main()
