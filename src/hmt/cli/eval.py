@@ -40,7 +40,10 @@ def command(
         str, typer.Option(help="Compare at so many bytes per stream, such as 16KiB,64KiB.", metavar="BYTES")
     ] = "",
     baselines: Annotated[
-        str, typer.Option(help="Beside the models: alone, sensory, window, sinks, window-ids, bm25, full; or none.")
+        str,
+        typer.Option(
+            help="Beside the models: alone, sensory, window, sinks, window-ids, bm25, full; or none."
+        ),
     ] = "sensory,window,bm25,full",
     backbone: Annotated[
         str | None,
