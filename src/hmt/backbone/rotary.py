@@ -9,6 +9,7 @@ any with ALiBi).
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,12 +71,14 @@ class KeyPositions:
             layers.append((arguments, pairs))
         return cls(rotary, tuple(layers))
 
-    def turned(self, layer: int, keys: Tensor, positions: Tensor, back: bool = False) -> Tensor:
-        """Keys [B, heads, n, d] without positions at `positions` (int64 [n]); or `back` from there."""
-        arguments, pairs = self.layers[layer]
-        if not pairs or not keys.shape[-2]:
-            return keys
-        return _turn(_angles(self.module, arguments, positions), pairs, keys, back)
+    def turned(self, every: Sequence[Tensor], positions: Tensor, back: bool = False) -> list[Tensor]:
+        """Keys of all layers, [B, heads, n, d] each, put at `positions` (int64 [n]); or `back` from there."""
+        kinds = {arguments for arguments, pairs in self.layers if pairs and len(positions)}
+        tables = {arguments: _angles(self.module, arguments, positions) for arguments in kinds}
+        return [
+            _turn(tables[arguments], pairs, keys, back) if pairs and len(positions) else keys
+            for (arguments, pairs), keys in zip(self.layers, every, strict=True)
+        ]
 
 
 def _rotary_module(backbone: PreTrainedModel) -> nn.Module | None:
