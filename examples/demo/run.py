@@ -186,10 +186,11 @@ def main(
     output: Path, text: Sequence[str], systems: Sequence[str], seed: int, workers: int, quick: bool
 ) -> None:
     """What `hmt demo` runs. ValueError for a system that is not in the registry."""
-    from hmt.systems import SYSTEMS
+    from hmt.systems import get
 
-    if unknown := [name for name in systems if name not in SYSTEMS]:
-        raise ValueError(f"there is no system {unknown[0]!r}; choose from {', '.join(SYSTEMS)}")
+    for name in systems:  # refused before work starts
+        if why := get(name).model.cannot.get("train"):
+            raise ValueError(f"--systems: {name} cannot train: {why}")
     settings = Settings(seed=seed, systems=tuple(systems))
     train, held_out = make_corpus(text, seed)
     demo = Demo(output, train, held_out, smoke(settings) if quick else replace(settings), workers)

@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from transformers import (
 
 from demo.settings import KeySettings, Settings
 from hmt.data import KeyValueDataset, KeyValueTask
-from hmt.systems import SYSTEMS
+from hmt.systems import get
 from hmt.training import Recipe, Stage, train
 
 Post = Callable[[int, int, str], None]
@@ -60,10 +59,10 @@ class Steps(TrainerCallback):
 
 def build(system: str, backbone: Any, **wanted: Any) -> Any:
     """A system of the registry on a backbone, with those of the `wanted` fields that it has."""
-    module, config, model = (*SYSTEMS[system],)
-    known = {field.name for field in fields(getattr(import_module(module), config))}
+    found = get(system)
+    known = {field.name for field in fields(found.config)}
     own = {name: value for name, value in wanted.items() if name in known}
-    return getattr(import_module(module), model).from_backbone(backbone, **own)
+    return found.model.from_backbone(backbone, **own)
 
 
 def llama(vocabulary: int, hidden: int, layers: int, **more: Any) -> LlamaForCausalLM:
@@ -139,7 +138,7 @@ def text_memory(folder: Path, settings: Settings, system: str, post: Post) -> di
     windows = {"sensory": text.sensory, "window": text.segment, "alone": 0}
     # The bank of training samples never holds more than their segments; a larger one would be copied about.
     model = build(
-        "memory_window" if system in BASELINES else system, folder / "backbone", segment_length=text.segment,
+        "window" if system in BASELINES else system, folder / "backbone", segment_length=text.segment,
         summary_length=text.summary, sensory_length=text.sensory, memory_size=text.stage2_segments,
         memory_scale=1.0 if system in BASELINES else "embedding", window_length=windows.get(system),
     )  # fmt: skip

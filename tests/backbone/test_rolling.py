@@ -6,7 +6,7 @@ from backbones import VOCAB, random_ids, tiny_backbone
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from hmt.backbone import embedding_table, last_hidden
+from hmt.backbone import embedding_table, run
 from hmt.backbone.rolling import RollingCache
 from hmt.backbone.rotary import KeyPositions
 
@@ -21,7 +21,7 @@ def rolled(backbone, ids, window, sinks=0, block=BLOCK, cache=None):
     found = []
     for part in ids.split(block, dim=1):
         vectors = backbone.get_input_embeddings()(part)
-        hidden, _ = last_hidden(backbone, vectors, past_key_values=cache, use_cache=True)
+        hidden = run(backbone, vectors, cache=cache).hidden
         assert cache.get_seq_length() <= sinks + window + block
         found.append(hidden)
         cache.evict()
@@ -131,7 +131,7 @@ def test_sinks_equal_attention_written_out(window, sinks, block):
 @pytest.mark.parametrize("family", MOVABLE)
 def test_a_stream_that_fits_is_a_plain_pass(family):
     backbone, ids = tiny_backbone(family), random_ids(23)[None]
-    want = last_hidden(backbone, backbone.get_input_embeddings()(ids))[0]
+    want = run(backbone, backbone.get_input_embeddings()(ids)).hidden
     for window, sinks in ((23, 0), (12, 11)):
         torch.testing.assert_close(rolled(backbone, ids, window, sinks)[0], want, rtol=1e-3, atol=1e-3)
 
@@ -143,7 +143,7 @@ def test_bloom_attends_to_its_window_alone():
     backbone.config.n_layer = backbone.config.num_hidden_layers = 1
     got, _ = rolled(backbone, ids, 7)
     begin = 40 - 7
-    again = last_hidden(backbone, backbone.get_input_embeddings()(ids[:, begin:]))[0]
+    again = run(backbone, backbone.get_input_embeddings()(ids[:, begin:])).hidden
     torch.testing.assert_close(got[:, 40:], again[:, 7:], rtol=1e-3, atol=1e-3)
 
 
@@ -161,10 +161,9 @@ def test_rows_of_different_length_are_as_if_alone(family, fixed):
         ids = torch.stack([torch.cat([p, torch.full((BLOCK - len(p),), 9)]) for p in parts])
         cache = RollingCache(places, window, sinks, content)
         with torch.no_grad():
-            hidden, _ = last_hidden(
-                backbone, backbone.get_input_embeddings()(ids), past_key_values=cache, use_cache=True,
-                attention_mask=cache.attention_mask(BLOCK),
-            )  # fmt: skip
+            hidden = run(
+                backbone, backbone.get_input_embeddings()(ids), cache=cache, mask=cache.attention_mask(BLOCK)
+            ).hidden
         cache.evict(lengths, fixed=fixed)
         content = cache.content()
         assert not fixed or content.keys[0].shape[2] == window + sinks
@@ -211,11 +210,11 @@ def test_gradients_pass_and_what_was_kept_stays():
     backbone, ids = tiny_backbone("llama"), random_ids(12)[None]
     vectors = embedding_table(backbone)(ids).detach().requires_grad_()
     cache = RollingCache(KeyPositions.of(backbone), 4)
-    last_hidden(backbone, vectors[:, :6], past_key_values=cache, use_cache=True)
+    run(backbone, vectors[:, :6], cache=cache)
     cache.evict()
     kept = cache.content()
     before = kept.keys[0].detach().clone()
-    hidden, _ = last_hidden(backbone, vectors[:, 6:], past_key_values=cache, use_cache=True)
+    hidden = run(backbone, vectors[:, 6:], cache=cache).hidden
     cache.evict()
     hidden.sum().backward()
     assert torch.equal(kept.keys[0], before)
@@ -238,9 +237,7 @@ def test_what_cannot_be():
     _, cache = rolled(backbone, random_ids(10)[None], 6)
     with pytest.raises(ValueError, match="has 6 slots; this cache holds 5"):
         RollingCache(places, 4, 1, cache.content())
-    last_hidden(
-        backbone, embedding_table(backbone)(random_ids(2)[None]), past_key_values=cache, use_cache=True
-    )
+    run(backbone, embedding_table(backbone)(random_ids(2)[None]), cache=cache)
     with pytest.raises(ValueError, match="evict"):
         cache.content()
     backbone.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}

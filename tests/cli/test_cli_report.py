@@ -141,7 +141,7 @@ def test_other_lengths_and_tokenizers(error_of, folders, workplace):
         (("--tasks", "qmsum", "--set", "qmsum.size=3"), "qmsum has no setting 'size'; it has "),
         (("--tasks", "qmsum", "--set", "qmsum=3"), "TASK.SETTING=VALUE"),
         (("--tasks", "qmsum", "--set", "books.seed=3"), "books is not among --tasks qmsum"),
-        (("--tasks", "qmsum", "--set", "qmsum.lengths=3,x"), "'x' is not a whole number"),
+        (("--tasks", "qmsum", "--set", "qmsum.lengths=3,x"), "'x': Input should be a valid integer"),
         (("--tasks", "qmsum", "--set", "qmsum.limit=0"), "qmsum.limit is 0"),
         (("--tasks", "qmsum", "--budgets", "16 bananas"), "'16 bananas' is no number of bytes"),
         (("--tasks", "qmsum", "--baselines", "windows"), "there is no baseline 'windows'"),

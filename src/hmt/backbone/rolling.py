@@ -7,8 +7,7 @@ is the plain rolling cache, or the memory of Transformer-XL (arXiv 1901.02860).
 
     places = KeyPositions.of(backbone)           # once; refuses backbones it cannot be done for
     cache = RollingCache(places, window=512, sinks=4, content=kept)      # None at the beginning
-    hidden, _ = last_hidden(backbone, embeddings, past_key_values=cache, use_cache=True,
-                            attention_mask=cache.attention_mask(embeddings.shape[1]))
+    hidden = run(backbone, embeddings, cache=cache, mask=cache.attention_mask(embeddings.shape[1])).hidden
     cache.evict(lengths)                         # after a pass: tokens of it that count, per row
     kept = cache.content()
 """
@@ -98,8 +97,9 @@ class RollingCache(Cache):
     Passes append to it; `evict` takes it back to its size and gives slot i position i. A token attends to
     everything that was kept before its pass and to the pass so far: up to `sinks` + `window` tokens and what
     was appended since `evict`. Nothing is done in place: gradients flow, and what `content` gave stays as it
-    was. Beam search and batches that lose rows work as with any cache (`reorder_cache`,
-    `batch_select_indices`, `batch_repeat_interleave`).
+    was. While it is used it holds its keys twice, with positions and without; `content` has them once. Beam
+    search and batches that lose rows work as with any cache (`reorder_cache`, `batch_select_indices`,
+    `batch_repeat_interleave`).
 
     Args:
         positions: of the backbone, `KeyPositions.of(backbone)`.
@@ -193,23 +193,24 @@ class RollingCache(Cache):
         if first is None:
             raise ValueError("nothing was read into this cache yet")
         slots = torch.arange(self.kept, first.shape[2], device=first.device)
-        keys, values = [], []
-        for number, layer in enumerate(layers):
-            assert layer.keys is not None and layer.values is not None
-            new = self.positions.turned(number, layer.keys[:, :, self.kept :], slots, back=True)
-            keys.append(new if layer.plain is None else torch.cat([layer.plain, new], dim=2))
-            values.append(layer.values)
+        appended = [cast(Tensor, layer.keys)[:, :, self.kept :] for layer in layers]
+        keys = self.positions.turned(appended, slots, back=True)
+        keys = [
+            new if layer.plain is None else torch.cat([layer.plain, new], dim=2)
+            for layer, new in zip(layers, keys, strict=True)
+        ]
+        values = tuple(cast(Tensor, layer.values) for layer in layers)
         lengths = self.lengths
         if lengths is None:
             lengths = torch.zeros(len(first), dtype=torch.long, device=first.device)
-        return KeptKV(tuple(keys), tuple(values), lengths)
+        return KeptKV(tuple(keys), values, lengths)
 
     def _fill(self, content: KeptKV) -> None:
         self.lengths, self.kept = content.lengths, content.keys[0].shape[2]
         slots = torch.arange(self.kept, device=content.keys[0].device)
-        for number, layer in enumerate(cast(list[_Layer], self.layers)):
-            keys = self.positions.turned(number, content.keys[number], slots)
-            layer.fill(content.keys[number], keys, content.values[number])
+        turned = self.positions.turned(content.keys, slots)
+        for layer, *tensors in zip(self.layers, content.keys, turned, content.values, strict=True):
+            cast(_Layer, layer).fill(*tensors)
 
 
 def _picked(tensor: Tensor, source: Tensor) -> Tensor:

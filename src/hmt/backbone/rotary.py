@@ -9,6 +9,7 @@ any with ALiBi).
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from hmt.backbone.run import embedding_table, evaluating, last_hidden, takes_position_ids
+from hmt.backbone.run import embedding_table, evaluating, run, takes_position_ids
 
 _PROBED = 8  # positions at which keys are looked at
 _CHANGING = ("dynamic", "longrope")  # frequencies that depend on the length of the input
@@ -70,12 +71,14 @@ class KeyPositions:
             layers.append((arguments, pairs))
         return cls(rotary, tuple(layers))
 
-    def turned(self, layer: int, keys: Tensor, positions: Tensor, back: bool = False) -> Tensor:
-        """Keys [B, heads, n, d] without positions at `positions` (int64 [n]); or `back` from there."""
-        arguments, pairs = self.layers[layer]
-        if not pairs or not keys.shape[-2]:
-            return keys
-        return _turn(_angles(self.module, arguments, positions), pairs, keys, back)
+    def turned(self, every: Sequence[Tensor], positions: Tensor, back: bool = False) -> list[Tensor]:
+        """Keys of all layers, [B, heads, n, d] each, put at `positions` (int64 [n]); or `back` from there."""
+        kinds = {arguments for arguments, pairs in self.layers if pairs and len(positions)}
+        tables = {arguments: _angles(self.module, arguments, positions) for arguments in kinds}
+        return [
+            _turn(tables[arguments], pairs, keys, back) if pairs and len(positions) else keys
+            for (arguments, pairs), keys in zip(self.layers, every, strict=True)
+        ]
 
 
 def _rotary_module(backbone: PreTrainedModel) -> nn.Module | None:
@@ -93,11 +96,11 @@ def _probed(backbone: PreTrainedModel) -> list[tuple[Tensor, Tensor] | None]:
     weight = embedding_table(backbone).weight
     ids = torch.full((1, _PROBED), min(3, weight.shape[0] - 1), device=weight.device)
     where = takes_position_ids(backbone)
-    asked = {"position_ids": torch.arange(_PROBED, device=weight.device)[:, None]} if where else {}
+    positions = torch.arange(_PROBED, device=weight.device)[:, None] if where else None
     cache = DynamicCache()  # without the config no layer has a window of its own
     with evaluating(backbone):
         vectors = backbone.get_input_embeddings()(ids.T if where else ids)
-        last_hidden(backbone, vectors, past_key_values=cache, use_cache=True, **asked)
+        run(backbone, vectors, cache=cache, positions=positions)
     return [_of_layer(layer, where) for layer in cache.layers]
 
 

@@ -164,12 +164,12 @@ def _open_backbone(path: str, device: Any) -> Any:
     """A plain causal LM. ValueError when there is none, or it has a memory."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from hmt.systems import SYSTEMS, register
+    from hmt.systems import of_type, register
 
     register()
     try:
         with library_bars():
-            if AutoConfig.from_pretrained(path).model_type in SYSTEMS:
+            if of_type(AutoConfig.from_pretrained(path).model_type):
                 raise ValueError(f"--backbone {path} is a model with memory; name the backbone beneath it")
             return AutoModelForCausalLM.from_pretrained(path).eval().to(device)
     except OSError as error:

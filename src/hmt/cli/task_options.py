@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any
 
 from hmt.evaluation.tasks.base import Task
 
@@ -55,44 +55,16 @@ def parse_value(option: str, text: str, kind: Any) -> Any:
 
     ValueError, naming `option`, for a text that is no such value.
     """
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if type(None) in inner and text.strip().lower() == "none":
-            return None
-        failed: ValueError | None = None
-        for one in (one for one in inner if one is not type(None)):
-            try:
-                return parse_value(option, text, one)
-            except ValueError as error:
-                failed = error
-        raise failed or ValueError(f"{option}: only None is possible")
-    if origin is tuple:
-        parts = [part.strip() for part in text.split(",")] if text.strip() else []
-        if len(inner) == 2 and inner[1] is Ellipsis:
-            return tuple(parse_value(option, part, inner[0]) for part in parts)
-        if len(parts) != len(inner):
-            raise ValueError(f"{option}: there should be {len(inner)} values with commas between them")
-        return tuple(parse_value(option, part, one) for part, one in zip(parts, inner, strict=True))
-    if origin is Literal:
-        found = [value for value in inner if str(value) == text.strip()]
-        if not found:
-            raise ValueError(f"{option}: choose from {', '.join(map(str, inner))}")
-        return found[0]
-    return _simple(option, text, kind)
+    from pydantic import TypeAdapter, ValidationError
 
-
-def _simple(option: str, text: str, kind: Any) -> Any:
-    if kind is str:
-        return text
-    if kind is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.strip().lower() not in words:
-            raise ValueError(f"{option}: say true or false")
-        return words[text.strip().lower()]
-    if kind not in (int, float):
-        raise ValueError(f"{option}: this setting cannot be given on the command line")
+    value: Any = text
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    if type(None) in kinds and text.strip().lower() == "none":
+        value = None
+    elif any(typing.get_origin(one) is tuple for one in kinds):
+        value = [part.strip() for part in text.split(",")] if text.strip() else []
     try:
-        return kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{option}: {text.strip()!r} is not {what}") from None
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise ValueError(f"{option}: {found['input']!r}: {found['msg']}") from None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hmt.model.base import SegmentMemoryModel
+from hmt.model.checkpoint import BackboneWrapper
 from hmt.model.segments import make_grid
 
 
 @torch.no_grad()
-def recall_map(model: SegmentMemoryModel, input_ids, max_segments: int = 512) -> np.ndarray:
+def recall_map(model: BackboneWrapper, input_ids, max_segments: int = 512) -> np.ndarray:
     """Recall weights float32 [S, S] of one stream: row s is segment s being read, column r segment r
     recalled.
 

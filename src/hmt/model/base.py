@@ -256,6 +256,3 @@ class BackboneMemory(BackboneWrapper):
             mode, options: of `torch.compile`; "auto" records CUDA graphs on a GPU.
         """
         self.compiled = CompiledSteps(self, mode, options)
-
-
-SegmentMemoryModel = BackboneMemory

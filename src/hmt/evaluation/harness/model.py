@@ -24,7 +24,7 @@ from hmt.evaluation.harness.opening import open_reader
 from hmt.evaluation.readers.asking import end_tokens
 from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.readers.memory import MemoryReader
-from hmt.model.base import SegmentMemoryModel
+from hmt.model.checkpoint import BackboneWrapper
 from hmt.systems import load_tokenizer
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")  # mean nothing to a greedy search
@@ -34,7 +34,7 @@ class HarnessLM(TemplateLM):
     """A reader in the harness.
 
     Args:
-        pretrained: folder or hub id of a model; in Python also a `Reader` or a `SegmentMemoryModel`.
+        pretrained: folder or hub id of a model; in Python also a `Reader` or a `BackboneWrapper`.
         reader: "memory" (a model with memory, as it is), or one of `readers.budget.BASELINES` on the model,
             or on the backbone of a model with memory.
         budget: bytes per stream, such as "64KiB"; None: what the model with memory carries.
@@ -54,7 +54,7 @@ class HarnessLM(TemplateLM):
 
     def __init__(
         self,
-        pretrained: str | SegmentMemoryModel | Reader,
+        pretrained: str | BackboneWrapper | Reader,
         tokenizer: Any = None,
         reader: str | None = None,
         budget: str | int | None = None,

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.readers.budget import BASELINES, baseline, parse_bytes
 from hmt.evaluation.readers.memory import MemoryReader
-from hmt.model.base import SegmentMemoryModel
+from hmt.model.checkpoint import BackboneWrapper
 from hmt.systems import load_model, load_tokenizer, register
 
 
@@ -43,9 +43,9 @@ def open_reader(
     if kind == "memory":
         return MemoryReader(model if size is None else model.at_budget(size)), tokenizer
     sensory = 0
-    if isinstance(model, SegmentMemoryModel):
+    if isinstance(model, BackboneWrapper):
         size = size or model.new_memory(1).nbytes
-        chunk, sensory = chunk or model.config.segment_length, model.config.raw_tokens
+        chunk, sensory = chunk or model.config.segment_length, model.tokens_read_again
         model = model.backbone
     reader = baseline(kind, model, size, tokenizer, chunk=chunk or 64, sensory=sensory, limit=context)
     return reader, tokenizer

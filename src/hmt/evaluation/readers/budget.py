@@ -14,7 +14,7 @@ from hmt.evaluation.readers.retrieval import BM25Reader
 from hmt.evaluation.readers.rolling import RollingReader
 from hmt.evaluation.readers.window import FullReader, WindowIdsReader
 from hmt.evaluation.units import byte_text
-from hmt.model.base import SegmentMemoryModel
+from hmt.model.checkpoint import BackboneWrapper
 
 BASELINES = ("alone", "sensory", "window", "sinks", "window-ids", "bm25", "full")
 SIZED = ("window", "sinks", "window-ids", "bm25")  # those with a row per budget
@@ -82,7 +82,7 @@ def baseline(
 
 
 def rows_at(
-    model: SegmentMemoryModel,
+    model: BackboneWrapper,
     budgets: Sequence[int],
     tokenizer: Any = None,
     baselines: Sequence[str] = ("sensory", "window", "bm25", "full"),
@@ -111,7 +111,7 @@ def rows_at(
     ValueError for an unknown baseline and for budgets that are too small for the model.
     """
     plain = backbone if backbone is not None else model.backbone
-    sensory = model.config.raw_tokens if sensory is None else sensory
+    sensory = model.tokens_read_again if sensory is None else sensory
     name = name or model.config.model_type
     budgets = sorted(set(budgets)) or [model.new_memory(1).nbytes]
     texts = _texts(budgets)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hmt import backbone as bb
-from hmt.backbone.flops import BackboneFlops, segment_flops
+from hmt.backbone.flops import BackboneFlops
 from hmt.evaluation.readers.asking import (
     check_continuation,
     check_segments,
@@ -20,7 +20,7 @@ from hmt.evaluation.readers.asking import (
 )
 from hmt.evaluation.readers.base import Reader, Stop
 from hmt.memory.memory import Memory
-from hmt.model.base import SegmentMemoryModel
+from hmt.model.checkpoint import BackboneWrapper
 from hmt.model.segments import make_grid
 
 
@@ -40,11 +40,11 @@ class Kept:
 
 
 class MemoryReader(Reader):
-    """Any `SegmentMemoryModel`. Reads texts of any length."""
+    """Any `BackboneWrapper`. Reads texts of any length."""
 
-    model: SegmentMemoryModel
+    model: BackboneWrapper
 
-    def __init__(self, model: SegmentMemoryModel, name: str | None = None):
+    def __init__(self, model: BackboneWrapper, name: str | None = None):
         self.model = model
         self.name = name or model.config.model_type
         self.bytes_carried = model.new_memory(1).nbytes
@@ -56,7 +56,7 @@ class MemoryReader(Reader):
     def flops_per_token(self, segment_length: int) -> float:
         self._check_length(segment_length)
         count = BackboneFlops.of(self.model.backbone)
-        return segment_flops(self.model.backbone, self.model.passes()) / segment_length + count.logits(1)
+        return self.model.flops_per_segment() / segment_length + count.logits(1)
 
     def read(self, ids: Sequence[int]) -> Kept:
         ids = list(ids)

@@ -132,7 +132,7 @@ class PlainReader(BackboneReader):
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long)
         embed = self.model.get_input_embeddings()
         with bb.evaluating(self.model):
-            return bb.last_hidden(self.model, embed(ids.to(bb.embedding_table(self.model).weight.device)))[0]
+            return bb.run(self.model, embed(ids.to(bb.embedding_table(self.model).weight.device))).hidden
 
     def read_again(self, context: int, segment_length: int) -> float:
         """Operations per token where `context` tokens pass through the backbone again with every segment."""

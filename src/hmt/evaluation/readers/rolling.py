@@ -164,7 +164,7 @@ class _Stream:
             while ids.shape[1]:
                 part, ids = ids.tensor_split([self.reader.chunk - self.open], dim=1)
                 vectors = backbone.get_input_embeddings()(part)
-                found.append(bb.last_hidden(backbone, vectors, past_key_values=self.cache, use_cache=True)[0])
+                found.append(bb.run(backbone, vectors, cache=self.cache).hidden)
                 self.open += part.shape[1]
                 if self.open == self.reader.chunk:
                     self.cache.evict()
