@@ -17,8 +17,10 @@ from hmt.cli.fields import args_section, config_fields, fields_of, system_fields
 from hmt.cli.options import options, takes
 from hmt.cli.train import set_fields
 from hmt.cli.values import parse_value, text_of
+from hmt.systems import get
+from hmt.systems import names as system_names
 from hmt.training.recipe import Recipe, paper_recipe
-from hmt.training.start import OF_THE_BACKBONE, system_class, system_names
+from hmt.training.start import OF_THE_BACKBONE
 
 
 @dataclasses.dataclass
@@ -154,7 +156,7 @@ def test_values_that_cannot_be_read(kind, text, message):
 
 @pytest.mark.parametrize("system", system_names())
 def test_configurations_are_read_as_they_are_imported(system):
-    config = system_class(system).config_class
+    config = get(system).config
     real = {one.name: one for one in dataclasses.fields(config)}
     found = config_fields(system)
     theirs = {one.name for one in dataclasses.fields(PreTrainedConfig)}
@@ -194,7 +196,7 @@ def test_set_fields():
         (None, "recall_dim", "--set takes FIELD=VALUE"),
         (None, "recall_dim=x", "--set recall_dim=x: 'x' is not a whole number"),
         (None, "adapter_only=true", "has no 'adapter_only'"),
-        ("lstm", "a=1", "there is no 'lstm'; choose from hmt"),
+        ("lstm", "a=1", "there is no 'lstm'; choose from armt, hmt"),
     ]:
         with pytest.raises(ValueError, match=message):
             set_fields(system, [pair])
