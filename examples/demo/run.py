@@ -98,7 +98,7 @@ class Demo:
             processes = list((getattr(pool, "_processes", None) or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
-                process.terminate()
+                process.kill()  # training answers SIGTERM with a checkpoint, and its worker then waits
             raise
         pool.shutdown()
 
