@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hmt.cli.read import DeviceOption, EncodingOption, ErrorsOption
+from hmt.cli.options import DeviceOption, EncodingOption, ErrorsOption
 
 # options of perplexity against history alone, which tasks have as settings
 _HISTORY_ONLY = {
