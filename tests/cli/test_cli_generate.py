@@ -89,6 +89,8 @@ def test_saved_memory_has_read_prompt_and_answer(hmt, folders, memory):
         (("--prompt", "a", "--greedy", "--top-k", 3), "--greedy takes no sampling options (--top-k)"),
         (("--prompt", "a", "--temperature", 0), "use --greedy instead"),
         (("--prompt", "a", "--top-p", 1.5), "--top-p must be"),
+        (("--prompt", "a", "--top-k", 0), "--top-k must be at least 1"),
+        (("--prompt", "a", "--temperature", "hot"), "--temperature: 'hot' is not a number"),
         (("--prompt", "a", "--memory", "nope.hmt"), "no file nope.hmt"),
         (("--prompt", "a", "--memory", "book.txt"), "not a safetensors file"),
     ],

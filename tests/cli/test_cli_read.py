@@ -108,6 +108,8 @@ def test_files_that_cannot_be_read(error_of, folders, workplace):
     assert "suffix" in error("cut.gz", gzip.compress(b"x" * 99)[:20])
     assert "suffix" in error("text.gz", b"just text")
     assert "klingon" in error("book.txt", None, "--encoding", "klingon")
+    assert "--limit must be at least 1" in error("book.txt", None, "--limit", 0)
+    assert "--chunk must be at least 1" in error("book.txt", None, "--chunk", 0)
     assert not (workplace / "m.hmt").exists()
 
 

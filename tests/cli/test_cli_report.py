@@ -145,7 +145,10 @@ def test_other_lengths_and_tokenizers(error_of, folders, workplace):
         (("--tasks", "qmsum", "--set", "qmsum.limit=0"), "qmsum.limit is 0"),
         (("--tasks", "qmsum", "--budgets", "16 bananas"), "'16 bananas' is no number of bytes"),
         (("--tasks", "qmsum", "--baselines", "windows"), "there is no baseline 'windows'"),
-        (("--tasks", "qmsum,books", "--data", "x.txt", "--set", "books.skip=x"), "'x': Input should be a valid integer"),
+        (
+            ("--tasks", "qmsum,books", "--data", "x.txt", "--set", "books.skip=x"),
+            "'x': Input should be a valid integer",
+        ),
         (("--tasks", "qmsum", "--history", "0,1", "--set", "books.seed=1"), "not among --tasks text,qmsum"),
         (("--data", "x.txt", "--set", "books.seed=1"), "books is not among --tasks text"),
         (("--data", "x.txt", "--history=0,one"), "'one': Input should be a valid integer"),

@@ -38,7 +38,7 @@ def test_nothing_in_the_first_second_and_no_total(clock, capsys, no_terminal):
     with Bars() as bars:
         bars("stdin", 5)
         clock[0] += 2
-        bars.part("stdin")(7000)
+        bars("stdin", 7000)
     assert capsys.readouterr().err == "stdin: 7,000\n"
 
 

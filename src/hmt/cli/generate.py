@@ -5,11 +5,45 @@ from typing import Annotated, Any
 
 import typer
 
-from hmt.cli.options import DeviceOption, ModelArgument
+from hmt.cli.options import DeviceOption, ModelArgument, options, takes
 from hmt.cli.read import open_model
 
 
+def sampling_options(
+    greedy: bool = False,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+) -> dict[str, Any]:
+    """Arguments of `generate`; none where the model's own settings hold.
+
+    Args:
+        greedy: always the most likely token.
+        temperature: sample; above 1 is wilder.
+        top_p: sample among the likeliest tokens of this mass.
+        top_k: sample among so many likeliest tokens.
+
+    ValueError for contradictions and for numbers out of range.
+    """
+    given = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    given = {name: value for name, value in given.items() if value is not None}
+    if greedy and given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"--greedy takes no sampling options ({names})")
+    if temperature is not None and temperature <= 0:
+        raise ValueError(f"--temperature must be above 0, got {temperature:g}; use --greedy instead of 0")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p:g}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"--top-k must be at least 1, got {top_k}")
+    if greedy:  # None silences settings of the model that only sampling reads
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {"do_sample": True, **given} if given else {}
+
+
+@takes(sampling=options(sampling_options))
 def command(
+    *,
     model: ModelArgument,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.", metavar="TEXT")],
     memory: Annotated[
@@ -19,12 +53,7 @@ def command(
         Path | None, typer.Option(help="Write the memory with prompt and answer read into it.", metavar="OUT")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens to write.", min=1)] = 128,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="Sample; above 1 is wilder.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Sample among the likeliest tokens of this mass.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sample among so many likeliest tokens.", min=1)] = None,
+    sampling: dict[str, Any],
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     device: DeviceOption = None,
 ) -> None:
@@ -32,7 +61,7 @@ def command(
 
     Whether tokens are sampled is the model's own setting, unless --greedy or a sampling option is given.
     """
-    sampling = sampling_options(greedy, temperature, top_p, top_k)
+    chosen = sampling_options(**sampling)
     if not prompt:
         raise ValueError("the prompt is empty; give at least one character")
 
@@ -58,7 +87,7 @@ def command(
         streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
         return_dict_in_generate=True,
         pad_token_id=_pad(writer, tokenizer),
-        **sampling,
+        **chosen,
     )
     if save_memory is not None:
         kept = output.past_key_values
@@ -66,24 +95,6 @@ def command(
         kept = writer.read(rest, memory=kept) if rest.shape[1] else kept
         kept.save(save_memory)
         typer.echo(f"saved {save_memory}: {int(kept.tokens_read.max()):,} tokens read", err=True)
-
-
-def sampling_options(
-    greedy: bool, temperature: float | None, top_p: float | None, top_k: int | None
-) -> dict[str, Any]:
-    """Arguments of `generate`; none where the model's own settings hold. ValueError for contradictions."""
-    given = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    given = {name: value for name, value in given.items() if value is not None}
-    if greedy and given:
-        names = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise ValueError(f"--greedy takes no sampling options ({names})")
-    if temperature is not None and temperature <= 0:
-        raise ValueError(f"--temperature must be above 0, got {temperature:g}; use --greedy instead of 0")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p:g}")
-    if greedy:  # None silences settings of the model that only sampling reads
-        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return {"do_sample": True, **given} if given else {}
 
 
 def _pad(model, tokenizer) -> int | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hmt.cli.options import DeviceOption, EncodingOption, ErrorsOption, ModelArgument
+from hmt.cli.options import DeviceOption, ModelArgument, options, takes
 from hmt.cli.progress import TokenProgress, library_bars
 from hmt.data.files import text_pieces
 from hmt.evaluation.units import byte_text, plural
@@ -19,46 +19,20 @@ _PIECE = 200_000  # bytes read and tokenized at a time
 _CONTEXT = 64
 
 
-def command(
-    model: ModelArgument,
-    file: Annotated[
-        str, typer.Argument(help="Text file, may be .gz, .bz2 or .xz; - is stdin.", metavar="FILE")
-    ],
-    memory: Annotated[Path, typer.Option("--memory", "-m", help="Memory file to write.", metavar="OUT")],
-    append: Annotated[bool, typer.Option("--append", help="Add to OUT, if it is there.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, if it is there.")] = False,
-    encoding: EncodingOption = "utf-8",
-    errors: ErrorsOption = "strict",
-    limit: Annotated[int | None, typer.Option(help="Stop after so many tokens.", min=1)] = None,
-    chunk: Annotated[int, typer.Option(help="Segments whose summaries run in one batch.", min=1)] = 8,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile first: for long texts.")] = False,
-    device: DeviceOption = None,
-) -> None:
-    """Read a text of any length into a memory file of constant size."""
-    if append and overwrite:
-        raise ValueError("--append and --overwrite contradict each other")
-    if memory.exists() and not (append or overwrite):
-        raise ValueError(f"{memory} is already there; --append adds to it, --overwrite replaces it")
-    pieces = text_pieces(file, encoding, errors, size=_PIECE)
-    first = next(pieces)  # what is wrong with the file shows before the model is loaded
+def read_tokens(
+    reader, pieces, memory, limit: int | None = None, chunk: int = 8
+) -> tuple[Any, TokenProgress]:
+    """Read (ids, fraction) pieces on top of `memory` (or None): the new memory and the finished progress.
 
-    from hmt.memory.memory import Memory
+    Args:
+        limit: stop after so many tokens.
+        chunk: segments whose summaries run in one batch.
 
-    reader, tokenizer = open_model(model, device)
-    old = Memory.load(memory, model=reader) if append and memory.exists() else None
-    tokens = token_pieces(tokenizer, itertools.chain([first], pieces), start=old is None)
-    if compile:
-        reader.compile_steps()
-    new, progress = read_tokens(reader, tokens, old, limit, chunk)
-    new.save(memory)
-    typer.echo(f"read {progress.summary()}")
-    segments, total = int(new.segments_read.max()), int(new.tokens_read.max())
-    size = byte_text(memory.stat().st_size)
-    typer.echo(f"{memory}: {plural(segments, 'segment')}, {plural(total, 'token')}, {size}")
-
-
-def read_tokens(reader, pieces, memory, limit: int | None, chunk: int = 8) -> tuple[Any, TokenProgress]:
-    """Read (ids, fraction) pieces on top of `memory` (or None): the new memory and the finished progress."""
+    ValueError for no tokens at all, and for numbers below 1.
+    """
+    for name, value in (("--limit", limit), ("--chunk", chunk)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     done, end = 0, limit or sys.maxsize
     total: float | None = limit
     with TokenProgress("reading", reader.device) as progress:
@@ -80,6 +54,47 @@ def read_tokens(reader, pieces, memory, limit: int | None, chunk: int = 8) -> tu
     if not done:
         raise ValueError("the tokenizer makes no tokens of this text")
     return memory, progress
+
+
+@takes(
+    text=options(text_pieces, only=["encoding", "errors"]),
+    amount=options(read_tokens, only=["limit", "chunk"]),
+)
+def command(
+    *,
+    model: ModelArgument,
+    file: Annotated[
+        str, typer.Argument(help="Text file, may be .gz, .bz2 or .xz; - is stdin.", metavar="FILE")
+    ],
+    memory: Annotated[Path, typer.Option("--memory", "-m", help="Memory file to write.", metavar="OUT")],
+    append: Annotated[bool, typer.Option("--append", help="Add to OUT, if it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, if it is there.")] = False,
+    text: dict[str, Any],
+    amount: dict[str, Any],
+    compile: Annotated[bool, typer.Option("--compile", help="Compile first: for long texts.")] = False,
+    device: DeviceOption = None,
+) -> None:
+    """Read a text of any length into a memory file of constant size."""
+    if append and overwrite:
+        raise ValueError("--append and --overwrite contradict each other")
+    if memory.exists() and not (append or overwrite):
+        raise ValueError(f"{memory} is already there; --append adds to it, --overwrite replaces it")
+    pieces = text_pieces(file, **text, size=_PIECE)
+    first = next(pieces)  # what is wrong with the file shows before the model is loaded
+
+    from hmt.memory.memory import Memory
+
+    reader, tokenizer = open_model(model, device)
+    old = Memory.load(memory, model=reader) if append and memory.exists() else None
+    tokens = token_pieces(tokenizer, itertools.chain([first], pieces), start=old is None)
+    if compile:
+        reader.compile_steps()
+    new, progress = read_tokens(reader, tokens, old, **amount)
+    new.save(memory)
+    typer.echo(f"read {progress.summary()}")
+    segments, total = int(new.segments_read.max()), int(new.tokens_read.max())
+    size = byte_text(memory.stat().st_size)
+    typer.echo(f"{memory}: {plural(segments, 'segment')}, {plural(total, 'token')}, {size}")
 
 
 def token_pieces(tokenizer, pieces, start: bool) -> Iterator[tuple[list[int], float | None]]:

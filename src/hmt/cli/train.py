@@ -36,8 +36,10 @@ _NAMES = {
 }
 _RECIPE = options(paper_recipe, Recipe, docs=[Stage], without=["stages"], names=_NAMES, panels=_PANELS)
 _RECIPE.fields["eval_steps"] = replace(_RECIPE.fields["eval_steps"], default=100)
-# a field with the name of one of the recipe's, or of a stage's, is left to --set
-_FIELDS = system_fields(system_names(), without=[*OF_THE_BACKBONE, *_RECIPE.fields, *fields_of(Stage)])
+# a field whose name means something else here is left to --set
+_TAKEN = [*_RECIPE.fields, *fields_of(Stage, load_documents, load_text, open_for_training)]
+_TAKEN += ["model", "data", "output", "resume", "pairs", "eval_data"]
+_FIELDS = system_fields(system_names(), without=[*OF_THE_BACKBONE, *_TAKEN])
 
 
 @takes(

@@ -31,6 +31,9 @@ class SegmentCollator:
 
     Padding stands on the right because segments are counted from the left: on the left it would move every
     sample to other segment borders, depending on the batch it is in.
+
+    ValueError for settings that contradict each other, and for samples whose `labels` or `recall_targets` are
+    not as many as their ids ask for.
     """
 
     pad_token_id: int = 0

@@ -64,7 +64,7 @@ def load_documents(
             `org/name` or `org/name:config` on the Hugging Face hub, of which rows without text are left out.
         split: of a data set on the hub.
         text_field: field of JSON and Parquet records that holds the text.
-        encoding: of text files.
+        encoding: encoding of text files.
         errors: what to do with undecodable bytes: strict or replace.
         limit: use only the first so many documents.
 

@@ -72,9 +72,13 @@ def text_pieces(
 ) -> Iterator[tuple[str, float | None]]:
     """(text, share of the file read so far) in pieces of some `size` bytes, so that any file can be read.
 
-    Files are decompressed if their names end in .gz, .bz2 or .xz; "-" is stdin, of which no share is known. A
-    byte order mark is removed, and line ends become "\\n" unless `newlines` is False. ValueError if the file
-    does not exist, is not text in `encoding`, or holds nothing but white space.
+    Args:
+        path: is decompressed if its name ends in .gz, .bz2 or .xz; "-" is stdin, of which no share is known.
+        encoding: encoding of text files. A byte order mark is removed.
+        errors: what to do with undecodable bytes: strict or replace.
+        newlines: make all line ends "\\n".
+
+    ValueError if the file does not exist, is not text in `encoding`, or holds nothing but white space.
     """
     check_encoding(encoding, errors)
     where = "stdin" if str(path) == "-" else path

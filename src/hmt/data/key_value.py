@@ -55,14 +55,17 @@ class KeyValueTask:
 
     @property
     def first_symbol(self) -> int:
+        """Token id of the first symbol; the others follow."""
         return self.first_noise + self.num_noise
 
     @property
     def first_value(self) -> int:
+        """Token id of the first value; the others follow."""
         return self.first_symbol + self.num_symbols
 
     @property
     def vocab_size(self) -> int:
+        """Token ids that can occur: 0 to `vocab_size` - 1."""
         return self.first_value + self.num_values
 
     @property
@@ -154,7 +157,8 @@ class KeyValueDataset(torch.utils.data.Dataset):
 
     `num_segments` is a number, or a range (smallest, largest) from which each sample draws its own. A sample
     is that of `KeyValueTask.sample` without the batch dimension; collate with
-    `SegmentCollator(segment_length=task.segment_length, recall_targets="given")`.
+    `SegmentCollator(segment_length=task.segment_length, recall_targets="given")`. ValueError for fewer than 2
+    segments, or more than there are keys.
     """
 
     def __init__(

@@ -86,7 +86,7 @@ def cut_samples(
 
 
 def document_lengths(tokenized: Dataset) -> np.ndarray:
-    """int64 [documents]: tokens of each document, read from the offsets alone."""
+    """int64 [documents]: tokens of each document, from the offsets alone. ValueError without `input_ids`."""
     import pyarrow.compute
 
     if "input_ids" not in tokenized.column_names:
@@ -113,7 +113,7 @@ def interleave(a: Sequence[int], b: Sequence[int], chunk_length: int) -> list[in
     the end.
 
     The paper reads two PG-19 books in turn, 256 tokens each (App. H): every other segment is about something
-    else.
+    else. ValueError for a `chunk_length` below 1.
     """
     if chunk_length < 1:
         raise ValueError(f"chunk_length is {chunk_length}; it must be at least 1.")
@@ -127,7 +127,8 @@ def interleave(a: Sequence[int], b: Sequence[int], chunk_length: int) -> list[in
 def dilate(ids: Sequence[int], every: int, filler_ids: Sequence[int]) -> list[int]:
     """`ids` with `filler_ids` inserted after every full run of `every` tokens.
 
-    The paper puts 256 "$" after every 256 tokens of PG-19: every other segment says nothing.
+    The paper puts 256 "$" after every 256 tokens of PG-19: every other segment says nothing. ValueError for
+    an `every` below 1.
     """
     if every < 1:
         raise ValueError(f"every is {every}; it must be at least 1.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -65,10 +65,6 @@ class Bars:
         if name not in self._ids:
             self._ids[name] = self._bars.add_task(name, total=total, completed=done, detail=detail)
         self._bars.update(self._ids[name], completed=done, total=total, detail=detail)
-
-    def part(self, name: str) -> Callable[..., None]:
-        """`self` for callers that only say how far they are: part(done, total)."""
-        return lambda done, total=None, detail="": self(name, done, total, detail)
 
     def close(self) -> None:
         """Leave the bars as they are."""
