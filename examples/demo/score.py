@@ -14,7 +14,7 @@ import hmt
 from demo.settings import KeySettings, Settings
 from demo.train import BASELINES, Post, key_task
 from hmt.evaluation import MemoryReader, Setting, evaluate, make_task
-from hmt.evaluation.units import byte_text, difference_text
+from hmt.util.format import byte_text, difference_text
 
 Results = dict[str, Any]
 

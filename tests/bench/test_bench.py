@@ -9,7 +9,7 @@ from hmt.bench import peaks, run
 from hmt.bench.peaks import peak_here
 from hmt.bench.plots import bench_plot, save
 from hmt.bench.results import crossing
-from hmt.bench.settings import Settings, token_counts
+from hmt.bench.settings import Settings
 from hmt.bench.show import label, seconds_text
 from hmt.bench.timing import Case, take_turns
 from hmt.bench.workbench import Workbench
@@ -159,7 +159,6 @@ def test_crossing():
 
 
 def test_small_parts():
-    assert token_counts("--lengths", "512, 2k,1M") == (512, 2048, 2**20)
     assert [label(name) for name in ("hmt-segment", "rmt", "full")] == [
         "HMT segment",
         "RMT",

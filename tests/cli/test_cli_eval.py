@@ -8,9 +8,9 @@ from hmt import load_model
 from hmt.cli.eval_tasks import unique_name
 from hmt.evaluation import MemoryReader, Setting, make_task
 from hmt.evaluation.summary import estimate
-from hmt.evaluation.units import score_text
 from hmt.systems import load_tokenizer
 from hmt.util.environment import commit
+from hmt.util.format import score_text
 
 from .models import TEXT
 

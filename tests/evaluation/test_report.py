@@ -13,7 +13,7 @@ from hmt.evaluation.memory_use import kv_cache_bytes
 from hmt.evaluation.plot_style import save, spread, to_bytes
 from hmt.evaluation.plots import axis_plot, heat_maps, position_plot, recall_map_plot
 from hmt.evaluation.report import Run
-from hmt.evaluation.units import byte_text, count_text, plural
+from hmt.util.format import byte_text, count_text, plural
 
 
 def test_kv_cache_of_several_families():

@@ -15,7 +15,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from hmt.bench.show import label
 from hmt.evaluation.plot_style import COLOURS, MARKERS, QUIET, byte_ticks, plain_log_ticks, save, styled
-from hmt.evaluation.units import byte_text, count_text
+from hmt.util.format import byte_text, count_text
 
 __all__ = ["bench_plot", "save"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,22 +110,6 @@ class Settings:
         if self.backbone is not None and Path(self.backbone).exists():
             values["backbone"] = Path(self.backbone).resolve().name
         return values
-
-
-def token_counts(option: str, text: str) -> tuple[int, ...]:
-    """ "2k,8k,1M" as (2048, 8192, 1048576). ValueError, naming `option`, for what are no numbers."""
-    found = [re.fullmatch(r"(\d+)([kKmM]?)", part.strip()) for part in text.split(",")]
-    if any(match is None for match in found):
-        raise ValueError(
-            f"{option} takes numbers with commas between them, such as 2k,8k,1M (k is 1,024); got {text!r}"
-        )
-    factor = {"": 1, "k": 2**10, "m": 2**20}
-    return tuple(int(match[1]) * factor[match[2].lower()] for match in found if match)
-
-
-def names(text: str) -> tuple[str, ...]:
-    """ "a, b" as ("a", "b")."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _option(name: str) -> str:

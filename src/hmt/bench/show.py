@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hmt.evaluation.units import byte_text, count_text
+from hmt.util.format import byte_text, count_text
 
 Results = dict[str, Any]
 Row = dict[str, Any]

@@ -16,8 +16,8 @@ from torch import Tensor
 from hmt import backbone as bb
 from hmt.bench.timing import Case, Laps, take_turns
 from hmt.bench.workbench import BACKBONE, Progress, Workbench
-from hmt.evaluation.units import byte_text
 from hmt.model.base import BackboneMemory
+from hmt.util.format import byte_text
 
 
 def measure_training(bench: Workbench, progress: Progress) -> None:

@@ -184,7 +184,7 @@ def show(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from hmt.evaluation.units import amount_text, carried_text, half_width, number_text, score_text
+    from hmt.util.format import amount_text, carried_text, half_width, number_text, score_text
 
     table = Table(title="Scores, ± half of the 95% interval over documents", title_justify="left")
     table.add_column("reader", overflow="fold")
@@ -216,7 +216,7 @@ def _by_axis(name: str, task: dict[str, Any]) -> Any:
     """The headline of a task at each value of its first axis."""
     from rich.table import Table
 
-    from hmt.evaluation.units import fact_text, score_text
+    from hmt.util.format import fact_text, score_text
 
     axis, metric = task["axes"][0], task["metrics"][0]
     places = list(dict.fromkeys(cell["facts"][axis] for r in task["readers"].values() for cell in r["curve"]))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hmt.cli.env import print_facts
-from hmt.evaluation.units import byte_text
+from hmt.util.format import byte_text
 
 app = typer.Typer(help="Look into memory files.", no_args_is_help=True)
 

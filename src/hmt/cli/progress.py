@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from hmt.evaluation.units import byte_text, plural
 from hmt.util.environment import peak_memory
+from hmt.util.format import byte_text, plural
 from hmt.util.progress import Bars, library_bars
 
 no_bars_in_logs = library_bars

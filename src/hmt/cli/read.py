@@ -12,7 +12,7 @@ import typer
 from hmt.cli.options import DeviceOption, ModelArgument, options, takes
 from hmt.cli.progress import TokenProgress, library_bars
 from hmt.data.files import text_pieces
-from hmt.evaluation.units import byte_text, plural
+from hmt.util.format import byte_text, plural
 
 _PIECE = 200_000  # bytes read and tokenized at a time
 # characters before a piece that the tokenizer sees too, so that it does not look like a beginning

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from hmt.evaluation.units import byte_text
+from hmt.util.format import byte_text
 
 # Okabe and Ito's palette, which readers with any kind of colour vision can tell apart; markers say it again.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b", "#000000"]

@@ -26,7 +26,7 @@ from hmt.evaluation.plot_style import (
     styled,
 )
 from hmt.evaluation.summary import fact_order
-from hmt.evaluation.units import fact_text, number_text
+from hmt.util.format import fact_text, number_text
 
 _LABELLED_CELLS = 80  # of one heat map
 

@@ -13,8 +13,8 @@ from hmt.evaluation.readers.memory import MemoryReader
 from hmt.evaluation.readers.retrieval import BM25Reader
 from hmt.evaluation.readers.rolling import RollingReader
 from hmt.evaluation.readers.window import FullReader, WindowIdsReader
-from hmt.evaluation.units import byte_text
 from hmt.model.checkpoint import BackboneWrapper
+from hmt.util.format import byte_text
 
 BASELINES = ("alone", "sensory", "window", "sinks", "window-ids", "bm25", "full")
 SIZED = ("window", "sinks", "window-ids", "bm25")  # those with a row per budget

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hmt.evaluation.units import shown
+from hmt.util.format import shown
 
 # settings in which runs of one system may differ
 _FREE = ("seed", "batch_size")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, overload
 
 from hmt.evaluation.tasks.base import AnswerTask, Item, Record, Setting, encode
 from hmt.evaluation.tasks.filler import Books, Filler, Piece, Sentences
-from hmt.evaluation.units import plural
+from hmt.util.format import plural
 
 
 class Cell(NamedTuple):

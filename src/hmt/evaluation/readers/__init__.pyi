@@ -1,0 +1,9 @@
+from .base import Reader as Reader
+from .budget import baseline as baseline
+from .budget import parse_bytes as parse_bytes
+from .budget import rows_at as rows_at
+from .memory import MemoryReader as MemoryReader
+from .retrieval import BM25Reader as BM25Reader
+from .rolling import RollingReader as RollingReader
+from .window import FullReader as FullReader
+from .window import WindowIdsReader as WindowIdsReader
