@@ -5,8 +5,8 @@
     rows[0].generate(kept, question, 32), rows[0].nats(kept, question, answer)
 
 `base` says what a reader is; `memory` holds the models with memory, `rolling` caches of keys and values,
-`plain` what readers of raw tokens share (`window`, `retrieval`); `budget` makes rows at equal bytes. The names
-are those of `__init__.pyi`, imported when they are first used.
+`plain` what readers of raw tokens share (`window`, `retrieval`); `budget` makes rows at equal bytes. The
+names are those of `__init__.pyi`, imported when they are first used.
 """
 
 import lazy_loader

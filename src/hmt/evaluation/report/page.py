@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from hmt.evaluation import plots, units
+from hmt.evaluation import plots
 from hmt.evaluation.plot_style import to_bytes
 from hmt.evaluation.report.merge import Run, Section, Value, merge, setting_text, value_of
 from hmt.evaluation.summary import fact_order
+from hmt.util import format as units
 from hmt.util.files import write_atomically
 
 _POINTS = 64  # of a curve over the tokens of a segment
