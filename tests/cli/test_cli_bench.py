@@ -41,7 +41,7 @@ def test_interrupted(hmt, workplace, monkeypatch):
     "arguments, message",
     [
         (("--shape", "huge"), "choose among tiny, small, qwen3-0.6b"),
-        (("--systems", "hmt-segment,lstm"), "there is no 'lstm'; choose among hmt-segment"),
+        (("--systems", "hmt-segment,lstm"), "there is no 'lstm'; choose among armt, hmt-segment"),
         (("--parts", "reading,writing"), "there is no 'writing'; choose among reading, decode"),
         (("--parts", ""), "nothing to measure"),
         (("--lengths", "2k,x"), "such as 2k,8k,1M"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -16,15 +17,28 @@ from hmt.systems.loops import Reference
 
 L, J, K, N = 8, 3, 2, 3  # segment, summary, sensory and bank; N is small so that the ring buffer wraps around
 
-# systems of three kinds that no published one is of: they are found as those of the library are
-hmt.systems.__path__.append(str(Path(__file__).parent / "toys"))
+# systems of three kinds that no published one is of: in this suite they are found as those of the library are
+TOYS = str(Path(__file__).parent / "toys")
+
+
+@contextmanager
+def with_toys():
+    """The folders of the library and those of the toys."""
+    hmt.systems.__path__.append(TOYS)
+    try:
+        yield
+    finally:
+        hmt.systems.__path__.remove(TOYS)
+
 
 # every example of every system that is registered
-SYSTEMS = {
-    f"{system.name}-{example}".rstrip("-"): (system, dict(fields))
-    for system in systems().values()
-    for example, fields in system.examples.items()
-}
+with with_toys():
+    hmt.systems.register()
+    SYSTEMS = {
+        f"{system.name}-{example}".rstrip("-"): (system, dict(fields))
+        for system in systems().values()
+        for example, fields in system.examples.items()
+    }
 CASES = [(system, "llama") for system in SYSTEMS] + [
     (system, family)
     for family in FAMILIES

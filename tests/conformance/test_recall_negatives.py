@@ -26,8 +26,8 @@ def by_hand(model, ids, targets, lengths):
         kept, asked = {}, []
         for index in range(-(-length // L)):
             segment = row[None, index * L : min(length, (index + 1) * L)]
-            prepared = model.prepare_one(segment, torch.tensor([segment.shape[1]]))
-            asked.append((prepared @ model.recall.query.weight.T)[0])
+            encoded = model.encode_one(segment, torch.tensor([segment.shape[1]]))
+            asked.append((encoded @ model.recall.query.weight.T)[0])
             state = model.step(segment, state).state
             if segment.shape[1] == L:
                 kept[index] = state["latest"][0] @ model.recall.key.weight.T

@@ -91,7 +91,7 @@ def test_ctrl_c_leaves_no_worker(tmp_path, book):
 
 @pytest.mark.parametrize(
     ("systems", "said"),
-    [("hmt,nope", "there is no system 'nope'; choose from hmt, rmt"), ("hmt,hmt", "once")],
+    [("hmt,nope", "there is no system 'nope'; choose among armt, hmt, rmt"), ("hmt,hmt", "once")],
 )
 def test_systems_come_from_the_registry(systems, said):
     done = CliRunner().invoke(app, ["demo", "--systems", systems])

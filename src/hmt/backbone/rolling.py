@@ -55,6 +55,7 @@ class KeptKV:
         )
 
     def detach(self) -> KeptKV:
+        """The same, without gradient."""
         return KeptKV(
             tuple(keys.detach() for keys in self.keys),
             tuple(values.detach() for values in self.values),
@@ -170,14 +171,17 @@ class RollingCache(Cache):
         return content
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows named by int64 [R], in that order."""
         super().batch_select_indices(indices)
         self._rows(indices)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Rows in the order of int64 [B]."""
         super().reorder_cache(beam_idx)
         self._rows(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row so many times, one after the other."""
         super().batch_repeat_interleave(repeats)
         if self.lengths is not None:
             self.lengths = self.lengths.repeat_interleave(repeats)

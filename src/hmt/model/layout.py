@@ -122,9 +122,7 @@ class Layout:
                     raise ValueError(f"two parts of a layout keep {part.keep!r}; names are one's own")
                 names.add(part.keep)
             if isinstance(part, Probe) and place < last:
-                raise ValueError(
-                    "a Probe stands at the end of a layout: what follows it is what `then` returns"
-                )
+                raise ValueError("a Probe ends a layout: what follows it is what `then` returns")
         probed = bool(self.parts) and isinstance(self.parts[-1], Probe)
         if at != segment_length and not probed:
             raise ValueError(

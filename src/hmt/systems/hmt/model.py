@@ -33,7 +33,10 @@ from hmt.model.outputs import SegmentRecord
 from hmt.model.retrieval import Retrieval
 from hmt.systems.hmt.config import HMTConfig
 
-_FLOOR = torch.finfo(torch.float32).min  # log weight of a slot that holds nothing
+
+def floor(like: Tensor | torch.dtype) -> float:
+    """Log weight of a slot that holds nothing; scores are half precision under autocast."""
+    return torch.finfo(like.dtype if isinstance(like, Tensor) else like).min
 
 
 class Recall(nn.Module):
@@ -59,8 +62,8 @@ class Recall(nn.Module):
         folded: query [B, d]. bank: [B, N, m d]. filled: bool [B, N].
         """
         scores = torch.einsum("bd,bnd->bn", folded, keys(bank, folded.shape[-1]).float())
-        log_weights = scores.masked_fill(~filled, _FLOOR).log_softmax(-1)
-        log_weights = log_weights.masked_fill(~filled, _FLOOR)
+        log_weights = scores.masked_fill(~filled, floor(scores)).log_softmax(-1)
+        log_weights = log_weights.masked_fill(~filled, floor(log_weights))
         prompt = torch.einsum("bn,bnd->bd", log_weights.exp(), bank.float())
         return prompt.to(bank.dtype), log_weights
 
@@ -179,7 +182,7 @@ class HMTForCausalLM(BackboneMemory):
             ask = Probe(self.summary_prompt(state.batch_size), self._answer)
             parts: list[Part] = [sensory, Tokens(until=config.summary_length), ask]
             # until the question is reached, nothing is recalled
-            unasked = torch.full_like(self._held(state.segments), _FLOOR, dtype=torch.float32)
+            unasked = torch.full_like(self._held(state.segments), floor(torch.float32), dtype=torch.float32)
             return Layout(parts, unasked)
         recalled, log_weights, folded = state["latest"], None, None
         if config.recall:
@@ -198,7 +201,7 @@ class HMTForCausalLM(BackboneMemory):
     def _answer(self, state: MemoryState, question: Tensor, reached: Tensor) -> Layout:
         """What stands behind the summary prompt inside a segment, whose output is `question` [B, d]."""
         recalled, log_weights, folded = self._recall(state, question)
-        log_weights = log_weights.masked_fill(~reached[:, None], _FLOOR)
+        log_weights = log_weights.masked_fill(~reached[:, None], floor(log_weights))
         prompt = self._prompt(state, recalled)
         written = Embeds(self._written(prompt), keep="write")
         return Layout([Embeds(prompt), Tokens(), written], log_weights, folded)
@@ -223,7 +226,7 @@ class HMTForCausalLM(BackboneMemory):
         held = self._held(state.segments)
         recalled, log_weights = self.recall(folded, bank, (held >= 0)[:, : bank.shape[1]])
         unwritten = held.shape[1] - bank.shape[1]
-        return recalled, nn.functional.pad(log_weights, (0, unwritten), value=_FLOOR), folded
+        return recalled, nn.functional.pad(log_weights, (0, unwritten), value=floor(log_weights)), folded
 
     def _prompt(self, state: MemoryState, recalled: Tensor) -> Tensor:
         """[B, m, d] of vectors [B, m d] out of memory, as they are fed in; learned ones where none are."""
