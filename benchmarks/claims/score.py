@@ -13,11 +13,13 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 import hmt
-from hmt.evaluation.readers.budget import parse_bytes, rows_at
+from hmt.evaluation.readers.budget import SIZED, baseline, parse_bytes, rows_at
 from hmt.evaluation.readers.memory import MemoryReader
 from hmt.evaluation.run import evaluate
 from hmt.evaluation.tasks import make_task
 from hmt.evaluation.tasks.base import Setting
+from hmt.systems import get
+from hmt.util.format import byte_text
 
 
 def main() -> None:
@@ -25,6 +27,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", required=True, help="names in DIR/models")
     parser.add_argument("--baselines", nargs="*", default=[])
+    parser.add_argument("--untrained", nargs="*", default=[], help="systems that need no training, on it")
     parser.add_argument("--baseline-model", default="sensory-0")
     parser.add_argument("--budgets", nargs="*", default=[])
     parser.add_argument("--books", required=True)
@@ -45,21 +48,28 @@ def main() -> None:
     readers = []
     for name in a.models:
         model = hmt.load_model(a.folder / "models" / name).eval()
-        if budgets and hasattr(model.config, "memory_size"):
-            readers += rows_at(model, budgets, tokenizer, (), name=name)
-        else:
-            readers.append(MemoryReader(model, name))
+        readers += (
+            rows_at(model, budgets, tokenizer, (), name=name) if budgets else [MemoryReader(model, name)]
+        )
         readers += [MemoryReader(model.resized(memory_size=size), f"{name} N={size}") for size in a.banks]
     if a.baselines:
         base = hmt.load_model(a.folder / "models" / a.baseline_model).eval()
-        readers += rows_at(base, budgets, tokenizer, a.baselines, limit=a.context)[1:]
+        shared = {"tokenizer": tokenizer, "limit": a.context, "chunk": base.segment_length}
+        for kind in a.baselines:
+            for size in budgets if kind in SIZED else [None]:
+                name = kind if size is None else f"{kind} {byte_text(size)}"
+                readers.append(baseline(kind, base.backbone, size, name=name, **shared))
+    for name in a.untrained:
+        base = hmt.load_model(a.folder / "models" / a.baseline_model).eval()
+        model = get(name).model.from_backbone(base.backbone, segment_length=base.segment_length).eval()
+        readers += rows_at(model, budgets, tokenizer, (), name=f"{name}, untrained")
     length = readers[0].model.config.segment_length
-    shared = {"source": a.books, "interleave": a.interleave, "dilate": a.dilate, "limit": a.limit}
+    text = {"source": a.books, "interleave": a.interleave, "dilate": a.dilate, "limit": a.limit}
     if a.task == "recall_distance":
-        task = make_task(a.task, **shared)
+        task = make_task(a.task, **text)
     else:
         sizes = {"targets_per_document": a.targets, "max_targets": 10_000, "batch_size": 32}
-        task = make_task(a.task, **shared, **sizes, histories=tuple(a.histories), skip=a.skip)
+        task = make_task(a.task, **text, **sizes, histories=tuple(a.histories), skip=a.skip)
     results = evaluate(readers, [task], Setting(tokenizer, length), a.output)
     for name, found in results["tasks"][a.task]["readers"].items():
         cells = [

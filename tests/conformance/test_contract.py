@@ -156,7 +156,7 @@ def test_the_horizon_is_one(system):
 def test_budgets(system):
     """The largest of its kind that fits; or the system itself."""
     model = build(system)
-    if not model.sizes:
+    if model.at_budget(2**40) is model:  # of one size: what it was trained with
         assert model.at_budget(1) is model
         return
     size = model.sizes[0]

@@ -7,7 +7,6 @@ window it is a backbone with a sliding window, read in steps of L tokens. No new
 from __future__ import annotations
 
 import torch
-from typing_extensions import Self
 
 from hmt.memory.state import MemoryState
 from hmt.model.base import BackboneMemory
@@ -26,10 +25,6 @@ class WindowForCausalLM(BackboneMemory):
     def horizon(self) -> int:
         """Segments that the window reaches into, the oldest perhaps in part."""
         return -(-self.config.window_length // self.config.segment_length)
-
-    def at_budget(self, nbytes: int) -> Self:
-        """With the longest window that fits."""
-        return self.largest_within(nbytes)
 
     def initial_state(self, batch_size: int) -> MemoryState:
         """An empty window: ids int64 [B, w]."""
