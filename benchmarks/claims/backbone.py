@@ -68,7 +68,10 @@ def main() -> None:
     parser.add_argument("--adam-rate", type=float, default=3e-3)
     parser.add_argument("--init", type=Path, help="go on from this folder instead of random weights")
     parser.add_argument(
-        "--recite", type=float, default=0.0, help="share of windows in which a span repeats an earlier one"
+        "--repetition",
+        type=float,
+        default=0.0,
+        help="share of windows with a span that repeats an earlier one",
     )
     parser.add_argument("--float32", action="store_true", help="not bfloat16")
     parser.add_argument("--seed", type=int, default=0)
@@ -113,7 +116,7 @@ def main() -> None:
         for group, rate in zip(groups, base, strict=True):
             group["lr"] = rate * scale
         starts = draw.integers(0, len(stream) - a.context - 1, a.batch)
-        rows = [repeat_a_span(stream[s : s + a.context].long(), draw, a.recite) for s in starts]
+        rows = [repeat_a_span(stream[s : s + a.context].long(), draw, a.repetition) for s in starts]
         ids = torch.stack(rows).to(a.device)
         with torch.autocast(a.device, torch.bfloat16, enabled=not a.float32):
             loss = backward(model, body, head_loss, ids)

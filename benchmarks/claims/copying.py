@@ -19,7 +19,7 @@ from train import documents
 from variants import SEGMENT, SENSORY, SUMMARY
 
 import hmt
-from hmt.data import RecitedSamples, cut_samples
+from hmt.data import RepeatedSamples, cut_samples
 from hmt.evaluation.readers.plain import token_nats
 from hmt.util.environment import run_facts
 
@@ -47,7 +47,7 @@ def train(a, text, held_out: Tensor, number: int) -> list[dict[str, float]]:
         embeddings_per_segment=number,
     ).train()
     model.compile_steps()
-    samples = RecitedSamples(text, SEGMENT, 0.5, min_distance=1, seed=a.seed)
+    samples = RepeatedSamples(text, SEGMENT, 0.5, min_distance=1, seed=a.seed)
     order = torch.randperm(len(text), generator=torch.Generator().manual_seed(a.seed)).tolist()
     optimizer = torch.optim.AdamW(model.parameters(), lr=a.rate, betas=(0.9, 0.95), weight_decay=0.0)
     curve, begun = [], time.monotonic()

@@ -1,7 +1,7 @@
 """Is what recall finds put to use? `python benchmarks/claims/recited.py DIR --models NAME... --books TEST
 --output JSON`.
 
-In samples with repeated segments (`RecitedSamples`, 30%): nats per token of the tails of repeated segments,
+In samples with repeated segments (`RepeatedSamples`, 30%): nats per token of the tails of repeated segments,
 those of the same tokens where they stood first, and the share of recall weight on what is repeated.
 """
 
@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from variants import SEGMENT, SEGMENTS, SUMMARY
 
 import hmt
-from hmt.data import RecitedSamples, cut_samples, load_documents, tokenize_documents
+from hmt.data import RepeatedSamples, cut_samples, load_documents, tokenize_documents
 from hmt.util.environment import run_facts
 
 
@@ -41,7 +41,7 @@ def main() -> None:
         tokenize_documents(load_documents(a.books), tokenizer), SEGMENT, SEGMENTS, min_segments=SEGMENTS
     )
     cut = [books[i * len(books) // a.samples] for i in range(a.samples)]
-    recited = RecitedSamples(cut, SEGMENT, 0.3, seed=9)
+    recited = RepeatedSamples(cut, SEGMENT, 0.3, seed=9)
     results = {}
     for name in a.models:
         model = hmt.load_model(a.folder / "models" / name).eval()

@@ -70,14 +70,14 @@ def memory(**changes: Any) -> dict[str, Any]:
 # a segment and its copy: the second is only to be had from what the first left behind. Small batches: what it
 # takes until writing and reading begin to fit each other is steps, not tokens. The recall loss tells the own
 # segment from those of the other samples, so that recall is sharp before it has several to choose from.
-COPY = memory(name="copy", segments=2, recite=1.0, steps=200, batch_size=32, **RECALL)
+COPY = memory(name="copy", segments=2, repetition=1.0, steps=200, batch_size=32, **RECALL)
 # text in which a third of the segments stood earlier, and a recall loss that says where
-RECITED = memory(name="recited", recite=0.3, steps=80, **RECALL)
+RECITED = memory(name="repetition", repetition=0.3, steps=80, **RECALL)
 
 TWO = (recurrence(), memory())
 COPY_FIRST = (COPY, memory())
 COPY_RECITE = (COPY, RECITED, memory())
-COPY_KEEP = (COPY, RECITED, memory(recite=0.1, **RECALL))  # recall goes on being taught beside the text
+COPY_KEEP = (COPY, RECITED, memory(repetition=0.1, **RECALL))  # recall goes on being taught beside the text
 
 
 # -- systems ----------------------------------------------------------------------------------------------
@@ -124,16 +124,16 @@ VARIANTS: dict[str, Variant] = {
     "rmt-16": rmt(num_memory_tokens=16),
     # taught to write first; the same for the row that has nothing to write to
     **{f"hmt-{m}-copy": hmt_(COPY_FIRST, "given", embeddings_per_segment=m) for m in (1, 4, 16)},
-    **{f"hmt-{m}-recite": hmt_(COPY_RECITE, "given", embeddings_per_segment=m) for m in (1, 4, 16)},
+    **{f"hmt-{m}-repetition": hmt_(COPY_RECITE, "given", embeddings_per_segment=m) for m in (1, 4, 16)},
     **{f"rmt-{m}-copy": rmt(COPY_FIRST, "given", num_memory_tokens=m) for m in (1, 4, 16)},
-    "rmt-16-recite": rmt(COPY_RECITE, "given", num_memory_tokens=16),
+    "rmt-16-repetition": rmt(COPY_RECITE, "given", num_memory_tokens=16),
     **{
         f"hmt-{m}-write": hmt_(COPY_RECITE, "given", embeddings_per_segment=m, write_prompt="learned")
         for m in (1, 4, 16)
     },
     "hmt-16-keep": hmt_(COPY_KEEP, "given", embeddings_per_segment=16, write_prompt="learned"),
     "sensory-copy": window(SENSORY, COPY_FIRST, "given"),
-    "sensory-recite": window(SENSORY, COPY_RECITE, "given"),
+    "sensory-repetition": window(SENSORY, COPY_RECITE, "given"),
     # where the recall query comes from
     "hmt-previous": hmt_(recall_query="previous"),
     "hmt-memory": hmt_(recall_query="memory"),

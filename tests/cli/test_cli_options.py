@@ -181,7 +181,7 @@ def test_every_option_has_help(sources):
     without = {"stages"}
     helps = {name: one.help for name, one in fields_of(*sources).items() if name not in without}
     stage = {"learning_rate", "lr_schedule", "lr_decay", "lr_decay_every"}
-    stage |= {"recall_loss_weight", "recall_negatives", "recite"}
+    stage |= {"recall_loss_weight", "recall_negatives", "repetition"}
     assert {name for name, help in helps.items() if not help} <= stage  # said of `Stage`
 
 

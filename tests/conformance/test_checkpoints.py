@@ -27,7 +27,7 @@ def same_model(actual, expected):
     memory = expected.read(IDS)
     assert torch.equal(
         actual.generate(IDS, past_key_values=Memory(memory.state, memory.open_ids, memory.open_lengths,
-                                                    memory.origin), max_new_tokens=L),
+                                                    memory.identity), max_new_tokens=L),
         expected.generate(IDS, past_key_values=memory, max_new_tokens=L),
     )  # fmt: skip
 

@@ -136,9 +136,9 @@ def test_another_model_that_trains_does_not_matter(tmp_path):
 
 def test_copies_do_not_carry_the_model(model):
     memory = model.read(random_ids(L))
-    assert copy.deepcopy(memory).origin.owner is model
+    assert copy.deepcopy(memory).identity.owner is model
     loaded = pickle.loads(pickle.dumps(memory))
-    assert torch.equal(ask(model, loaded), ask(model, memory)) and loaded.origin.system == "hmt"
+    assert torch.equal(ask(model, loaded), ask(model, memory)) and loaded.identity.system == "hmt"
 
 
 ARCHITECTURES = {

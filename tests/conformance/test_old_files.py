@@ -57,7 +57,7 @@ def test_an_old_checkpoint_is_the_model_it_was(name):
     for key, value in weights.items():
         assert torch.equal(parameters[key], value), key
     saved = json.loads((FIXTURES / name / "config.json").read_text())
-    fields = Memory.load(f"{name}.hmt").origin.fields
+    fields = Memory.load(f"{name}.hmt").identity.fields
     assert fields.keys() >= {"segment_length", "memory_scale"}
     for key, value in fields.items():
         assert getattr(model.config, key) == value == saved[key], key
@@ -86,8 +86,8 @@ def test_an_old_memory_is_what_the_library_reads_today(name):
     """Not only what it is good for: the same tensors under the same names, as a new file would hold them."""
     model, expected = load_model(name), load_file(f"{name}.safetensors")
     old, new = Memory.load(f"{name}.hmt"), model.read(expected["ids"], expected["mask"])
-    assert new.origin.fingerprint == old.origin.fingerprint
-    assert new.origin.system == old.origin.system and new.origin.fields == old.origin.fields
+    assert new.identity.fingerprint == old.identity.fingerprint
+    assert new.identity.system == old.identity.system and new.identity.fields == old.identity.fields
     assert torch.equal(new.open_ids, old.open_ids) and torch.equal(new.open_lengths, old.open_lengths)
     assert new.state.tensors.keys() == old.state.tensors.keys()
     for key, tensor in new.state.tensors.items():

@@ -211,7 +211,7 @@ def test_reading_leaves_the_given_memory_alone():
     memory = model.read(random_ids(L + 3))
     before = memory.state.map(torch.clone), memory.open_ids.clone(), memory.open_lengths.clone()
     model.read(random_ids(2 * L), memory=memory)
-    same_state(memory, Memory(*before, memory.origin), exact=True)
+    same_state(memory, Memory(*before, memory.identity), exact=True)
 
 
 @pytest.mark.parametrize("width", [1, 2, L + 3])

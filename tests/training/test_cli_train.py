@@ -36,7 +36,7 @@ def text_file(tmp_path, texts):
 
 def test_end_to_end(backbone_folder, text_file, tmp_path):
     steps = ["--stage1-steps", 2, "--stage2-steps", 4, "--curriculum", "2,4", "--tuning", "lora"]
-    steps += ["--recall-loss", 0.5, "--recall-targets", "ngram", "--recite", 0.25]
+    steps += ["--recall-loss", 0.5, "--recall-targets", "ngram", "--repetition", 0.25]
     steps += [
         "--embeddings-per-segment",
         2,
@@ -70,11 +70,11 @@ def test_end_to_end(backbone_folder, text_file, tmp_path):
 
 
 def test_writing_first(backbone_folder, text_file, tmp_path):
-    steps = ["--writing-steps", 2, "--recited-steps", 1, "--stage1-steps", 0, "--stage2-steps", 1]
+    steps = ["--copy-steps", 2, "--repetition-steps", 1, "--stage1-steps", 0, "--stage2-steps", 1]
     memory = ["--embeddings-per-segment", 2, "--write-prompt", "learned"]
     out = tmp_path / "out"
     output = call(backbone_folder, text_file, "-o", out, "--text-field", "words", *SMALL, *memory, *steps)
-    assert "writing: 2 steps" in output and "recited: 1 steps" in output and "memory: 1 steps" in output
+    assert "copying: 2 steps" in output and "repetition: 1 steps" in output and "memory: 1 steps" in output
     assert hmt.load_model(out).config.write_prompt == "learned"
 
 

@@ -68,20 +68,25 @@ def test_json_round_trip(tmp_path):
         Recipe.load(tmp_path / "recipe.json")
 
 
-def test_writing_comes_before_the_papers_stages():
-    recipe = paper_recipe(writing_steps=3, recited_steps=4, segments=16, bptt_depth=8, batch_size=4)
-    writing, recited, recurrence, memory = recipe.stages
-    assert (writing.name, writing.steps, writing.segments, writing.recite) == ("writing", 3, 2, 1.0)
-    assert writing.batch_size == 4 * 16 // 2
-    assert (recited.name, recited.steps, recited.segments, recited.recite) == ("recited", 4, 16, 0.3)
-    assert recited.bptt_depth == 8 and recited.batch_size is None
-    for stage in (writing, recited):
+def test_copying_comes_before_the_papers_stages():
+    recipe = paper_recipe(copy_steps=3, repetition_steps=4, segments=16, bptt_depth=8, batch_size=4)
+    copying, repeated, recurrence, memory = recipe.stages
+    assert (copying.name, copying.steps, copying.segments, copying.repetition) == ("copying", 3, 2, 1.0)
+    assert copying.batch_size == 4 * 16 // 2
+    assert (repeated.name, repeated.steps, repeated.segments, repeated.repetition) == (
+        "repetition",
+        4,
+        16,
+        0.3,
+    )
+    assert repeated.bptt_depth == 8 and repeated.batch_size is None
+    for stage in (copying, repeated):
         assert stage.recall and stage.recall_loss_weight == 0.1 and stage.recall_negatives
-    assert (recurrence.recite, memory.recite, memory.recall_loss_weight) == (0.0, 0.0, 0.0)
+    assert (recurrence.repetition, memory.repetition, memory.recall_loss_weight) == (0.0, 0.0, 0.0)
     assert recipe.recall_targets == "given"
     assert paper_recipe().recall_targets is None
-    (only, *_) = paper_recipe(recited_steps=1, recite=0.5, recall_loss_weight=0.7).stages
-    assert (only.name, only.recite, only.recall_loss_weight) == ("recited", 0.5, 0.7)
+    (only, *_) = paper_recipe(repetition_steps=1, repetition=0.5, recall_loss_weight=0.7).stages
+    assert (only.name, only.repetition, only.recall_loss_weight) == ("repetition", 0.5, 0.7)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +103,8 @@ def test_writing_comes_before_the_papers_stages():
         ({"lr_schedule": "staircase"}, "choose one of steps, linear"),
         ({"recall_loss_until": 2.0}, "fraction"),
         ({"recall_loss_weight": 0.5}, "needs recall_targets"),
-        ({"recite": 1.5}, "share of segments"),
-        ({"recite": 0.5, "segments": 1}, "at least 2 segments"),
+        ({"repetition": 1.5}, "share of segments"),
+        ({"repetition": 0.5, "segments": 1}, "at least 2 segments"),
     ],
 )
 def test_wrong_stages(fields, message):
@@ -118,7 +123,7 @@ def test_wrong_stages(fields, message):
         ({"min_segments": 9}, "min_segments"),
         ({"stage1_steps": 0, "stage2_steps": 0}, "at least one stage"),
         ({"curriculum": [2, 4, 8], "stage2_steps": 2}, "fewer than the 3 depths"),
-        ({"writing_steps": 2, "recall_targets": "ngram"}, "recall_targets='given'"),
+        ({"copy_steps": 2, "recall_targets": "ngram"}, "recall_targets='given'"),
     ],
 )
 def test_wrong_recipes(options, message):

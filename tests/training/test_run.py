@@ -246,19 +246,19 @@ def test_given_targets_and_ready_samples(make_model, make_recipe, tmp_path, read
         assert entry["loss"] == pytest.approx(total, abs=1e-5)
 
 
-def test_recited_segments_are_what_recall_is_taught(
+def test_repeated_segments_are_what_recall_is_taught(
     make_model, tokenizer, texts, make_recipe, tmp_path, read_log
 ):
     from hmt.training.samples import prepare, stage_samples
 
-    recipe = make_recipe(recite=1.0, recall_targets="given", recall_loss_weight=0.5)
+    recipe = make_recipe(repetition=1.0, recall_targets="given", recall_loss_weight=0.5)
     documents = prepare(texts, tokenizer)
-    copies, recited = (stage_samples(documents, stage, recipe, 8) for stage in recipe.stages)
+    copies, repeated = (stage_samples(documents, stage, recipe, 8) for stage in recipe.stages)
     whole = [sample for sample in copies if len(sample["input_ids"]) == 16]
     assert whole and all(torch.equal(s["input_ids"][:8], s["input_ids"][8:]) for s in whole)
     assert all(s["recall_targets"].tolist() == [-100, 0] for s in whole)
     # the segment just before is no target where there are others
-    assert [s["recall_targets"].tolist()[:3] for s in recited if len(s["input_ids"]) > 24][0] == [
+    assert [s["recall_targets"].tolist()[:3] for s in repeated if len(s["input_ids"]) > 24][0] == [
         -100,
         -100,
         0,
@@ -266,7 +266,7 @@ def test_recited_segments_are_what_recall_is_taught(
     run(make_model(), tokenizer, texts, recipe, tmp_path / "run", eval_data=texts[:1])
     log = [entry for entry in read_log(tmp_path / "run") if "loss" in entry]
     assert all(entry["recall_loss"] > 0 for entry in log if entry["name"] == "memory")
-    with pytest.raises(ValueError, match="'recurrence' recites"):
+    with pytest.raises(ValueError, match="'recurrence' repeats segments"):
         run(make_model(), None, list(whole), recipe, tmp_path / "other")
     bare = [{"input_ids": sample["input_ids"]} for sample in whole]
     (ready,) = stage_samples(bare[:1], recipe.stages[0], recipe, 8)
@@ -277,10 +277,10 @@ def test_recited_segments_are_what_recall_is_taught(
 
 
 @pytest.mark.parametrize("form", ["function", "ready"])
-def test_a_stage_beside_one_that_recites_has_empty_targets(form, make_recipe):
+def test_a_stage_beside_one_that_repeats_has_empty_targets(form, make_recipe):
     from hmt.training.samples import stage_samples
 
-    recipe = make_recipe(writing_steps=1)
+    recipe = make_recipe(copy_steps=1)
     bare = [{"input_ids": torch.arange(32)}]
     data = bare if form == "ready" else lambda stage: bare
     writing, *_, memory = recipe.stages
@@ -288,7 +288,7 @@ def test_a_stage_beside_one_that_recites_has_empty_targets(form, make_recipe):
     plain = stage_samples(data, memory, recipe, 8)[0]
     assert (plain["recall_targets"] == -100).all()
     assert torch.equal(plain["input_ids"], bare[0]["input_ids"][: len(plain["input_ids"])])
-    # nothing recites: targets are asked for, and the samples have to bring them
+    # nothing is repeated: targets are asked for, and the samples have to bring them
     given = make_recipe(recall_targets="given")
     assert "recall_targets" not in stage_samples(data, given.stages[-1], given, 8)[0]
 
@@ -297,9 +297,11 @@ def test_text_that_is_evaluated_on_is_left_as_it_is(
     make_model, tokenizer, texts, make_recipe, tmp_path, read_log
 ):
     held_out = []
-    for recite in (0.0, 1.0):
-        recipe = make_recipe(recite=recite, stage2_steps=0, stage1_steps=1, eval_steps=1, learning_rate=1e-9)
-        folder = tmp_path / str(recite)
+    for repetition in (0.0, 1.0):
+        recipe = make_recipe(
+            repetition=repetition, stage2_steps=0, stage1_steps=1, eval_steps=1, learning_rate=1e-9
+        )
+        folder = tmp_path / str(repetition)
         run(make_model(), tokenizer, texts, recipe, folder, eval_data=texts[:2])
         held_out += [entry["eval_loss"] for entry in read_log(folder) if "eval_loss" in entry]
     assert held_out[0] == pytest.approx(held_out[1], abs=1e-5)

@@ -21,11 +21,11 @@ from hmt.training.start import (
 
 _MEMORY = "Memory (of a new model)"
 _PANELS = {
-    "Stages": "writing_steps recited_steps stage1_steps stage2_steps bptt_depth segments curriculum tuning "
+    "Stages": "copy_steps repetition_steps stage1_steps stage2_steps bptt_depth segments curriculum tuning "
     "lora_r lora_alpha lora_dropout",
     "Optimization": "learning_rate lr_schedule lr_decay lr_decay_every warmup_steps batch_size "
     "gradient_accumulation max_grad_norm weight_decay bf16 replay compile",
-    "Recall loss": "recall_loss_weight recall_loss_until recall_negatives recall_targets recite",
+    "Recall loss": "recall_loss_weight recall_loss_until recall_negatives recall_targets repetition",
     "Data": "min_segments eval_steps eval_samples",
     "Run": "seed save_steps keep_checkpoints logging_steps",
 }

@@ -5,7 +5,7 @@ from .files import read_text as read_text
 from .key_value import KeyValueDataset as KeyValueDataset
 from .key_value import KeyValueTask as KeyValueTask
 from .recall_targets import ngram_recall_targets as ngram_recall_targets
-from .recitation import RecitedSamples as RecitedSamples
+from .repetition import RepeatedSamples as RepeatedSamples
 from .samples import SegmentSamples as SegmentSamples
 from .samples import cut_samples as cut_samples
 from .samples import dilate as dilate

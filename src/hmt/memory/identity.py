@@ -26,7 +26,7 @@ _STEPS = "_hmt_optimizer_steps"
 
 
 @dataclass(frozen=True)
-class Origin:
+class Identity:
     """What a memory file says of the model that wrote it.
 
     fingerprint: of its weights (see `fingerprint`). system: its `model_type`. model: where it came from.
@@ -39,18 +39,18 @@ class Origin:
     fields: dict = field(default_factory=dict)
 
 
-class LiveOrigin:
-    """The origin of a memory whose model is at hand: nothing is hashed until a file needs it."""
+class LiveIdentity:
+    """The identity of a memory whose model is at hand: nothing is hashed until a file needs it."""
 
     def __init__(self, owner: PreTrainedModel):
         self.owner = owner
         self._version = weights_version(owner)
 
-    def __deepcopy__(self, memo: Any) -> LiveOrigin:
+    def __deepcopy__(self, memo: Any) -> LiveIdentity:
         return self  # a copied memory belongs to the same model, which is not copied
 
     def __reduce__(self) -> Any:
-        return Origin, (self.fingerprint, self.system, self.model, self.fields)  # nor pickled
+        return Identity, (self.fingerprint, self.system, self.model, self.fields)  # nor pickled
 
     @property
     def outdated(self) -> bool:
@@ -84,7 +84,7 @@ class LiveOrigin:
         return self.owner.config.memory_fields()
 
 
-def check_same(theirs: Origin | LiveOrigin, mine: LiveOrigin, source: Any) -> None:
+def check_same(theirs: Identity | LiveIdentity, mine: LiveIdentity, source: Any) -> None:
     """ValueError that says in what two models differ."""
     if theirs.system != mine.system:
         raise ValueError(f"{source} belongs to a {theirs.system} model, this is {mine.system}")

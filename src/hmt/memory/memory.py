@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from hmt.backbone import align_tensor
-from hmt.memory.identity import LiveOrigin, Origin, check_same
+from hmt.memory.identity import Identity, LiveIdentity, check_same
 from hmt.memory.state import MemoryState
 from hmt.util.files import checksum, read_safetensors, write_atomically
 
@@ -39,14 +39,14 @@ class Memory(Cache):
     """
 
     def __init__(
-        self, state: MemoryState, open_ids: Tensor, open_lengths: Tensor, origin: Origin | LiveOrigin
+        self, state: MemoryState, open_ids: Tensor, open_lengths: Tensor, identity: Identity | LiveIdentity
     ):
         # The one stock layer is never written: transformers asks a cache for layers when it describes it.
         super().__init__(layers=[DynamicLayer()])
         self.state = state
         self.open_ids = open_ids
         self.open_lengths = open_lengths
-        self.origin = origin
+        self.identity = identity
         self.open: Any = None  # the open segment while it is decoded: scratch, never saved
         self.columns_fed = 0  # columns of generate()'s growing input_ids that are already in this memory
 
@@ -77,23 +77,23 @@ class Memory(Cache):
 
         `fingerprint` is None when the model was trained since: no model has the weights it belongs to.
         """
-        outdated = isinstance(self.origin, LiveOrigin) and self.origin.outdated
+        outdated = isinstance(self.identity, LiveIdentity) and self.identity.outdated
         return {
             "streams": self.batch_size,
             "segments_read": self.segments_read.tolist(),
             "tokens_read": self.tokens_read.tolist(),
             "open_tokens": self.open_lengths.tolist(),
             "bytes": self.nbytes,
-            "system": self.origin.system,
-            "model": self.origin.model,
-            "fingerprint": None if outdated else self.origin.fingerprint,
-            "fields": self.origin.fields,
+            "system": self.identity.system,
+            "model": self.identity.model,
+            "fingerprint": None if outdated else self.identity.fingerprint,
+            "fields": self.identity.fields,
             "tensors": {name: list(tensor.shape) for name, tensor in self.state.tensors.items()},
         }
 
     def __repr__(self) -> str:
         return (
-            f"Memory({self.origin.system}, streams={self.batch_size}, "
+            f"Memory({self.identity.system}, streams={self.batch_size}, "
             f"segments={self.segments_read.tolist()}, "
             f"tokens={self.tokens_read.tolist()}, {self.nbytes:,} bytes)"
         )
@@ -102,16 +102,16 @@ class Memory(Cache):
 
     def copy(self) -> Memory:
         """An independent memory of the same streams. Tensors are shared: none is ever written in place."""
-        return Memory(self.state, self.open_ids, self.open_lengths, self.origin)
+        return Memory(self.state, self.open_ids, self.open_lengths, self.identity)
 
     def detach(self) -> Memory:
         """An independent memory of the same streams, without gradients."""
-        return Memory(self.state.detach(), self.open_ids, self.open_lengths, self.origin)
+        return Memory(self.state.detach(), self.open_ids, self.open_lengths, self.identity)
 
     def to(self, device: Any) -> Memory:
         """An independent memory of the same streams, with its tensors on `device`."""
         return Memory(
-            self.state.to(device), self.open_ids.to(device), self.open_lengths.to(device), self.origin
+            self.state.to(device), self.open_ids.to(device), self.open_lengths.to(device), self.identity
         )
 
     def select(self, index: Tensor | list[int]) -> Memory:
@@ -123,13 +123,13 @@ class Memory(Cache):
     @staticmethod
     def cat(memories: list[Memory]) -> Memory:
         """One memory whose streams are those of `memories`. ValueError if these are of different models."""
-        if len({memory.origin.fingerprint for memory in memories}) != 1:
+        if len({memory.identity.fingerprint for memory in memories}) != 1:
             raise ValueError("memories of different models cannot share a batch")
         return Memory(
             MemoryState.cat([memory.state for memory in memories]),
             torch.cat([memory.open_ids for memory in memories]),
             torch.cat([memory.open_lengths for memory in memories]),
-            memories[0].origin,
+            memories[0].identity,
         )
 
     # -- the Cache contract -------------------------------------------------------------------------------
@@ -190,10 +190,10 @@ class Memory(Cache):
         metadata = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "fingerprint": self.origin.fingerprint,
-            "system": self.origin.system,
-            "model": self.origin.model,
-            "fields": json.dumps(self.origin.fields, sort_keys=True),
+            "fingerprint": self.identity.fingerprint,
+            "system": self.identity.system,
+            "model": self.identity.model,
+            "fields": json.dumps(self.identity.fields, sort_keys=True),
             "checksum": checksum(tensors),
         }
         write_atomically(path, save(tensors, metadata))
@@ -215,7 +215,7 @@ class Memory(Cache):
         if metadata.get("checksum") != checksum(tensors):
             raise ValueError(f"{path} is a damaged memory file: its contents do not match their checksum")
         try:
-            origin = Origin(
+            identity = Identity(
                 metadata["fingerprint"], metadata["system"], metadata["model"], json.loads(metadata["fields"])
             )
             state = {
@@ -223,7 +223,7 @@ class Memory(Cache):
                 for n, t in tensors.items()
                 if n.startswith("state.")
             }
-            memory = cls(MemoryState(state), tensors["open.ids"], tensors["open.lengths"], origin)
+            memory = cls(MemoryState(state), tensors["open.ids"], tensors["open.lengths"], identity)
             memory.info()
         except (KeyError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(
@@ -232,17 +232,17 @@ class Memory(Cache):
         return memory if model is None else model.adopt(memory, path)
 
 
-def adopt(memory: Memory, mine: LiveOrigin, fresh: MemoryState, device: Any, source: Any) -> Memory:
+def adopt(memory: Memory, mine: LiveIdentity, fresh: MemoryState, device: Any, source: Any) -> Memory:
     """Check that `memory` was made by the model of `mine`, and move it to `device`. ValueError if it was not.
 
     fresh: the state of one stream of that model that has read nothing.
     """
-    check_same(memory.origin, mine, source)
+    check_same(memory.identity, mine, source)
     want = {name: tensor.shape[1:] for name, tensor in fresh.tensors.items()}
     have = {name: tensor.shape[1:] for name, tensor in memory.state.tensors.items()}
     if want != have:
         raise ValueError(f"{source} is damaged: its tensors have shapes {have}, this model needs {want}")
     memory = memory.to(device)
     memory.state = MemoryState({n: t.to(fresh[n].dtype) for n, t in memory.state.tensors.items()})
-    memory.origin = mine
+    memory.identity = mine
     return memory

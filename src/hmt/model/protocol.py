@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hmt.memory.identity import LiveOrigin
+from hmt.memory.identity import LiveIdentity
 from hmt.memory.memory import Memory
 from hmt.memory.state import MemoryState
 from hmt.model.outputs import StepOutput
@@ -46,7 +46,7 @@ class Stepper(Protocol):
 
     def memory_for(self, cache: Any, batch: int) -> Memory: ...
 
-    def origin(self) -> LiveOrigin: ...
+    def identity(self) -> LiveIdentity: ...
 
     def modules(self) -> Any: ...
 

@@ -79,7 +79,7 @@ def read(
     states = dict(_read(model, streams, memory.state, len(streams), chunk, progress))
     ordered = [states[row] for row in range(len(streams))]
     state = MemoryState.cat(ordered) if len(ordered) > 1 else ordered[0]
-    return Memory(state, *_open(streams), memory.origin)
+    return Memory(state, *_open(streams), memory.identity)
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def read_many(
             yield stream
 
     for index, state in _read(model, streams(), None, batch_size, chunk, progress):
-        yield index, Memory(state, *_open([tails.pop(index)]), model.origin())
+        yield index, Memory(state, *_open([tails.pop(index)]), model.identity())
 
 
 def _open(streams: list[Stream]) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 from typing_extensions import Self
 
-from hmt.memory.identity import LiveOrigin
+from hmt.memory.identity import LiveIdentity
 from hmt.memory.memory import Memory, adopt
 from hmt.memory.state import MemoryState
 from hmt.model import inputs, reading, running
@@ -200,27 +200,27 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         """The memory of streams that have read nothing."""
         ids = torch.zeros(batch_size, self.segment_length, dtype=torch.long, device=self.input_device)
         lengths = torch.zeros(batch_size, dtype=torch.long, device=self.input_device)
-        return Memory(self.initial_state(batch_size), ids, lengths, self.origin())
+        return Memory(self.initial_state(batch_size), ids, lengths, self.identity())
 
     @property
     def input_device(self) -> torch.device:
         """Where token ids are looked up."""
         return self.device
 
-    def origin(self) -> LiveOrigin:
+    def identity(self) -> LiveIdentity:
         """What ties a memory to this model. The fingerprint is only computed when somebody saves or loads."""
-        return LiveOrigin(self)
+        return LiveIdentity(self)
 
     def adopt(self, memory: Memory, source: Any = "the memory") -> Memory:
         """Check that `memory` was made by this model, and move it to its device. ValueError if it was not."""
-        return adopt(memory, self.origin(), self.initial_state(1), self.input_device, source)
+        return adopt(memory, self.identity(), self.initial_state(1), self.input_device, source)
 
     def memory_for(self, cache: Any, batch: int) -> Memory:
         """`cache` as a memory of `batch` streams; a new one for None or an empty cache; else ValueError."""
         if isinstance(cache, Memory):
             if cache.batch_size != batch:
                 raise ValueError(f"the memory holds {cache.batch_size} streams and the input {batch} rows")
-            mine = isinstance(cache.origin, LiveOrigin) and cache.origin.owner is self
+            mine = isinstance(cache.identity, LiveIdentity) and cache.identity.owner is self
             return cache if mine else self.adopt(cache)
         if cache is not None and (not isinstance(cache, Cache) or cache.get_seq_length() > 0):
             kind = ("filled " if isinstance(cache, Cache) else "") + type(cache).__name__

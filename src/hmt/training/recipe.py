@@ -39,9 +39,9 @@ class Stage:
         recall_loss_until: ... during this fraction of the steps, 0 afterwards.
         recall_negatives: the memory embeddings of the other samples of a batch join the recall loss as wrong
             answers.
-        recite: share of the segments that repeat an earlier one of their sample (`RecitedSamples`); where the
-            earlier one stood is a recall target, for `recall_targets="given"`. 1 with samples of 2 segments
-            is autoencoding: the second segment is the first.
+        repetition: share of the segments that repeat an earlier one of their sample (`RepeatedSamples`):
+            repetition augmentation. Where the earlier one stood is a recall target, for
+            `recall_targets="given"`. 1 with samples of 2 segments is autoencoding: the second is the first.
     ValueError for values that cannot work.
     """
 
@@ -60,7 +60,7 @@ class Stage:
     recall_loss_weight: float = 0.0
     recall_loss_until: float = 1.0
     recall_negatives: bool = False
-    recite: float = 0.0
+    repetition: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -74,10 +74,10 @@ class Stage:
             raise ValueError(f"lr_decay must be above 0 and at most 1, got {self.lr_decay}")
         if not 0 <= self.recall_loss_until <= 1:
             raise ValueError(f"recall_loss_until is a fraction from 0 to 1, got {self.recall_loss_until}")
-        if not 0 <= self.recite <= 1:
-            raise ValueError(f"recite is a share of segments from 0 to 1, got {self.recite}")
-        if self.recite and self.segments < 2:
-            raise ValueError("recite repeats an earlier segment: samples need at least 2 segments")
+        if not 0 <= self.repetition <= 1:
+            raise ValueError(f"repetition is a share of segments from 0 to 1, got {self.repetition}")
+        if self.repetition and self.segments < 2:
+            raise ValueError("repetition repeats an earlier segment: samples need at least 2 segments")
         _check_schedule(self.lr_schedule)
 
     def lr_factor(self, step: int) -> float:
@@ -107,7 +107,7 @@ class Recipe:
         replay: recompute segments in the backward pass: memory no longer grows with their number.
         compile: compile the backbone's pass over a segment (`compile_steps`), which takes minutes once.
         recall_targets: what the recall loss points at: "ngram" guesses from what the text repeats, "given"
-            takes it from the samples, or from what they `recite`, None leaves it out. Wanted as soon as a
+            takes it from the samples, or from what they `repetition`, None leaves it out. Wanted as soon as a
             stage has a recall_loss_weight.
         min_segments: the shortest sample that is kept, in segments (0: anything of two tokens or more).
         seed: of new weights, the order of samples, and dropout.
@@ -195,9 +195,9 @@ def paper_recipe(
     recall_loss_weight: float = 0.0,
     recall_loss_until: float = 1.0,
     recall_negatives: bool = False,
-    recite: float = 0.0,
-    writing_steps: int = 0,
-    recited_steps: int = 0,
+    repetition: float = 0.0,
+    copy_steps: int = 0,
+    repetition_steps: int = 0,
     learning_rate: float = 1e-5,
     lr_schedule: str = "steps",
     lr_decay: float = 0.9,
@@ -218,15 +218,15 @@ def paper_recipe(
         curriculum: depths, such as [2, 4, 8], that share the steps of stage 2 and take the place of
             `bptt_depth`: each is a stage of its own, the learning rate and the recall loss go on as in one.
         recall_loss_until: fraction of the steps of all of stage 2.
-        writing_steps: steps of a stage "writing" ahead of all: samples of two segments, the second of which
+        copy_steps: steps of a stage "copying" ahead of all: samples of two segments, the second of which
             repeats the first and can only be had from memory, as many tokens to a batch as in stage 2. It
             teaches to write down what a segment says, which text alone does not (docs/results.md).
-        recited_steps: steps of a stage "recited" after it: samples as in stage 2 in which a share of the
-            segments, `recite` or else 0.3, repeats an earlier one. Both have a recall loss of
+        repetition_steps: steps of a stage "repetition" after it: samples as in stage 2 in which a share of
+            the segments, `repetition` or else 0.3, repeats an earlier one. Both have a recall loss of
             `recall_loss_weight` or else 0.1 with `recall_negatives`, on targets that are "given".
         warmup_steps: at the beginning of each of our stages, of stage 1, and of the first part of stage 2.
         options: the other fields of `Recipe`.
-    What is not named here is of `Stage`: of the paper's two, and `recite` of "recited" too.
+    What is not named here is of `Stage`: of the paper's two, and `repetition` of "repetition" too.
     ValueError for options that cannot work, alone or together.
     """
     rates: dict[str, Any] = {
@@ -237,24 +237,24 @@ def paper_recipe(
     }
     stages: list[Stage] = []
     depths = list(curriculum) or [bptt_depth]
-    if writing_steps or recited_steps:
+    if copy_steps or repetition_steps:
         if options.setdefault("recall_targets", "given") != "given":
             raise ValueError(
-                "writing_steps and recited_steps teach recall with recall_targets='given', "
+                "copy_steps and repetition_steps teach recall with recall_targets='given', "
                 f"not {options['recall_targets']!r}"
             )
         stages += _taught_stages(
-            writing_steps,
-            recited_steps,
+            copy_steps,
+            repetition_steps,
             length=segments or depths[-1],
             bptt_depth=depths[-1],
             batch_size=options.get("batch_size", Recipe.batch_size),
-            recite=recite or 0.3,
+            repetition=repetition or 0.3,
             recall_loss_weight=recall_loss_weight or 0.1,
             warmup_steps=warmup_steps,
             **rates,
         )
-    rates["recite"] = recite
+    rates["repetition"] = repetition
     if stage1_steps:
         first: dict[str, Any] = {"recall": False, "segments": 2, "warmup_steps": warmup_steps}
         stages.append(Stage(name="recurrence", steps=stage1_steps, **first, **rates))
@@ -285,26 +285,26 @@ def paper_recipe(
 
 
 def _taught_stages(
-    writing_steps: int,
-    recited_steps: int,
+    copy_steps: int,
+    repetition_steps: int,
     *,
     length: int,
     bptt_depth: int,
     batch_size: int,
-    recite: float,
+    repetition: float,
     **shared: Any,
 ) -> list[Stage]:
-    """ "writing" on copies and "recited" on samples of `length` segments, where they have steps."""
+    """ "copying" on copies and "repetition" on samples of `length` segments, where they have steps."""
     shared["recall_negatives"] = True
     stages = []
-    if writing_steps:
+    if copy_steps:
         copies = max(1, batch_size * length // 2)  # as many tokens to a batch as in stage 2
         stages.append(
-            Stage(name="writing", steps=writing_steps, segments=2, recite=1.0, batch_size=copies, **shared)
+            Stage(name="copying", steps=copy_steps, segments=2, repetition=1.0, batch_size=copies, **shared)
         )
-    if recited_steps:
-        long: dict[str, Any] = {"segments": length, "bptt_depth": bptt_depth, "recite": recite}
-        stages.append(Stage(name="recited", steps=recited_steps, **long, **shared))
+    if repetition_steps:
+        long: dict[str, Any] = {"segments": length, "bptt_depth": bptt_depth, "repetition": repetition}
+        stages.append(Stage(name="repetition", steps=repetition_steps, **long, **shared))
     return stages
 
 

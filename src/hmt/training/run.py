@@ -170,7 +170,7 @@ class _Runner:
     def _eval_samples(self, stage: Stage):
         if self.eval_data is None or self.recipe.eval_steps is None:
             return None
-        as_it_is = replace(stage, recite=0.0)
+        as_it_is = replace(stage, repetition=0.0)
         samples = _samples(self.eval_data, as_it_is, self.model, self.recipe)
         return [samples[index] for index in range(min(len(samples), self.recipe.eval_samples))]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hmt.data import RecitedSamples, SegmentCollator, cut_samples, tokenize_documents
+from hmt.data import RepeatedSamples, SegmentCollator, cut_samples, tokenize_documents
 from hmt.training.recipe import Recipe, Stage
 
 # Documents with `text`, tokenized ones with `input_ids`, texts, ready samples, or a function from a stage to
@@ -39,9 +39,9 @@ def stage_samples(data: Data, stage: Stage, recipe: Recipe, segment_length: int)
     """Samples of at most `stage.segments` segments, from what `prepare` returned.
 
     Tokenized documents are cut into runs; ready samples are cut short, their labels and recall targets with
-    them; a function is called with the stage and its samples are taken as they are. Where the stage recites,
-    a share of their segments then repeats an earlier one. ValueError for that with samples that bring labels
-    or recall targets.
+    them; a function is called with the stage and its samples are taken as they are. Where the stage has a
+    `repetition`, that share of their segments then repeats an earlier one. ValueError for that with samples
+    that bring labels or recall targets.
     """
     import datasets
 
@@ -55,20 +55,20 @@ def stage_samples(data: Data, stage: Stage, recipe: Recipe, segment_length: int)
         raise ValueError("there are no samples to train on")
     else:
         samples = CutShort(data, segment_length, stage.segments)
-    # stages that do not recite stand beside some that do: their samples have targets too, and all are empty
-    marked = recipe.recall_targets == "given" and (cut or any(other.recite for other in recipe.stages))
-    if not stage.recite and not marked:
+    # beside stages with repetition, samples of those without have targets too, and all are empty
+    marked = recipe.recall_targets == "given" and (cut or any(other.repetition for other in recipe.stages))
+    if not stage.repetition and not marked:
         return samples
     if {"labels", "recall_targets"} & set(samples[0]):
-        if not stage.recite:
+        if not stage.repetition:
             return samples
         raise ValueError(
-            f"the stage {stage.name!r} recites, which changes the text: its samples cannot bring labels or "
-            "recall_targets of their own"
+            f"the stage {stage.name!r} repeats segments, which changes the text: its samples cannot "
+            "bring labels or recall_targets of their own"
         )
     # the segment just before is repeated only where there is no other
     nearest = 1 if stage.segments < 3 else 2
-    return RecitedSamples(samples, segment_length, stage.recite, nearest, recipe.seed)
+    return RepeatedSamples(samples, segment_length, stage.repetition, nearest, recipe.seed)
 
 
 class CutShort(torch.utils.data.Dataset):

@@ -8,7 +8,7 @@ import torch
 from hmt.data.recall_targets import NO_TARGET
 
 
-class RecitedSamples(torch.utils.data.Dataset):
+class RepeatedSamples(torch.utils.data.Dataset):
     """Samples of running text, of whose segments a share is replaced by a copy of an earlier segment.
 
     What helps to predict the rest of a repeated segment is one memory embedding, and which one is known: this
