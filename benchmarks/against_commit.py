@@ -25,8 +25,8 @@ CASES = {
     "read, 1 M parameters, L 32": (128, 4, 32, 300, "read", 200, "segment"),
     "read, 1 M parameters, L 32, bank 65,536": (128, 4, 32, 65536, "read", 50, "segment"),
     "read, 26 M parameters, L 512": (512, 8, 512, 300, "read", 8, "segment"),
-    "train, 1 M parameters, L 32, bank 300": (128, 4, 32, 300, "train", 16, "segment"),
-    "train with replay, 1 M parameters, L 32, bank 300": (128, 4, 32, 300, "replay", 16, "segment"),
+    "train, 1 M parameters, L 32, bank 300": (128, 4, 32, 300, "train", 64, "segment"),
+    "train with replay, 1 M parameters, L 32, bank 300": (128, 4, 32, 300, "replay", 64, "segment"),
     "decode, 1 M parameters, L 128, query previous": (128, 4, 128, 300, "decode", 4, "previous"),
     "decode, 1 M parameters, L 128, query segment": (128, 4, 128, 300, "decode", 4, "segment"),
     "peak of training, 8 segments, replay": (256, 6, 128, 300, "replay", 8, "segment"),
@@ -84,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("old", type=Path, nargs="?", help="the other source tree")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=[], help="words of the cases to run; others are kept")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--case", help="run one case here, and print what it gives")
     args = parser.parse_args()
@@ -94,8 +95,11 @@ def main() -> None:
     from hmt.util.environment import run_facts
 
     trees = {"before": args.old, "now": Path(__file__).resolve().parents[1]}
-    results: dict[str, dict] = {}
+    known = args.output is not None and args.only and args.output.exists()
+    results: dict[str, dict] = json.loads(args.output.read_text())["results"] if known else {}
     for name in CASES:
+        if args.only and not any(word in name for word in args.only):
+            continue
         runs: dict[str, list[dict]] = {which: [] for which in trees}
         for _ in range(args.repeats):
             for which, tree in trees.items():
@@ -111,7 +115,7 @@ def main() -> None:
         # how fast it is now beside before, pair by pair: neighbours in time have the same neighbours
         pairs = zip(runs["before"], runs["now"], strict=True)
         ratio["speed"] = statistics.median(old["processor"] / new["processor"] for old, new in pairs)
-        results[name] = {**medians, "ratio": ratio}
+        results[name] = {**medians, "ratio": ratio, "repeats": args.repeats}
         print(name, json.dumps(results[name]), flush=True)
     before = subprocess.run(
         ["git", "-C", str(args.old), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
@@ -119,7 +123,7 @@ def main() -> None:
     facts = run_facts(0, before=before, repeats=args.repeats)
     facts["command"] = "python benchmarks/against_commit.py OLD"
     if args.output:
-        args.output.write_text(json.dumps({**facts, "results": results}, indent=1))
+        args.output.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
