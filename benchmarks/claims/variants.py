@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import hmt
+from hmt.systems import get
 from hmt.training import Recipe, Stage
 
 SEGMENT, SUMMARY, SENSORY, BANK = 64, 16, 4, 300  # k / L and 1 / 16 are the paper's 32 / 512
@@ -106,6 +107,11 @@ def window(tokens: int, stages=TWO, recall_targets=None, segment: int = SEGMENT)
     return Variant(hmt.WindowForCausalLM, fields, stages, recall_targets)
 
 
+def other(name: str, stages=TWO, recall_targets=None, **fields) -> Variant:
+    """Any other system of the registry."""
+    return Variant(get(name).model, {"segment_length": SEGMENT, **fields}, stages, recall_targets)
+
+
 def depths(make: Callable[..., Variant]) -> dict[int, Variant]:
     """The same samples of 64 segments, gradients through 2 to 64 of them."""
     return {depth: make((recurrence(), memory(segments=64, bptt_depth=depth))) for depth in (2, 5, 16, 64)}
@@ -117,6 +123,8 @@ VARIANTS: dict[str, Variant] = {
     "hmt": hmt_(),
     "rmt": rmt(),
     "rmt-paper": rmt(sensory_length=0),
+    "armt": other("armt", sensory_length=SENSORY, num_memory_tokens=4, memory_dim=16),
+    "transformer-xl": other("transformer_xl", memory_length=SEGMENT),
     "hmt-norecall": hmt_((recurrence(), memory(recall=False))),
     "hmt-4": hmt_(embeddings_per_segment=4),
     "rmt-4": rmt(num_memory_tokens=4),
