@@ -5,6 +5,7 @@ import torch
 from backbones import random_ids, tiny_backbone
 
 from hmt import HMTForCausalLM, RMTForCausalLM
+from hmt.systems import get
 
 from .cases import CASES, ODD_LENGTHS, L, build, close, pad, ragged, reference, shared, wrap
 
@@ -148,3 +149,20 @@ def test_window_of_everything_is_the_plain_backbone(family):
     ids = random_ids(4 * L + 3)
     with torch.no_grad():
         close(model(ids[None]).logits, model.backbone(ids[None]).logits)
+
+
+def test_recall_starts_as_the_similarity_of_summary_and_memory_embedding():
+    """Equal orthonormal projections, which containers of modules do not get by themselves."""
+    model = HMTForCausalLM.from_backbone(tiny_backbone(), segment_length=L, recall_dim=16)
+    query, key = model.recall.query.weight.detach(), model.recall.key.weight.detach()
+    assert torch.equal(query, key) and not torch.equal(query, torch.zeros_like(query))
+    close(query @ query.T, torch.eye(16))
+
+
+@torch.no_grad()
+def test_an_untrained_armt_is_its_backbone_segment_by_segment():
+    ids = random_ids(4 * L + 3)[None]
+    fields = {"segment_length": L}
+    armt = get("armt").model.from_backbone(tiny_backbone(), num_memory_tokens=2, memory_dim=4, **fields)
+    alone = get("window").model.from_backbone(tiny_backbone(), window_length=0, **fields)
+    close(armt.eval()(ids).logits, alone.eval()(ids).logits)

@@ -57,6 +57,19 @@ class BackboneWrapper(StreamingLM):
         self.compiled = None  # see `BackboneMemory.compile_steps`
         self.add_modules(bb.embedding_table(backbone).embedding_dim)
         self.post_init()
+        self._init_containers()
+
+    @torch.no_grad()
+    def _init_containers(self) -> None:
+        """`_init_weights` of modules that hold others and no parameter of their own.
+
+        transformers passes over these in classes that are not its own, without a word.
+        """
+        for module in self.memory_modules().values():
+            for part in module.modules():
+                own = list(part.parameters(recurse=False))
+                if not own and not any(p.is_meta for p in part.parameters()):
+                    self._init_weights(part)
 
     # -- what a system defines ------------------------------------------------------------------------------
 
