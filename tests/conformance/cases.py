@@ -63,7 +63,7 @@ def wrap(cls, backbone, seed: int = 0, **fields) -> BackboneMemory:
             for name, parameter in module.named_parameters():
                 # what every layer adds must not grow from layer to layer
                 inside = name.count(".") > 1 and parameter.dim() == 2
-                torch.nn.init.normal_(parameter, 0.0, parameter.shape[1] ** -0.5 if inside else 0.5)
+                torch.nn.init.normal_(parameter, 0.0, 0.3 * parameter.shape[1] ** -0.5 if inside else 0.5)
     return model.eval()
 
 
