@@ -210,7 +210,7 @@ class BackboneMemory(BackboneWrapper):
         widths = 0
         for part in self._laid_out(age):
             if isinstance(part, Ids):
-                widths += part.lengths if isinstance(part.lengths, int) else part.ids.shape[1]
+                widths += part.width
             elif not isinstance(part, Tokens):
                 widths += part.vectors.shape[1]
         return widths
@@ -229,11 +229,7 @@ class BackboneMemory(BackboneWrapper):
     @property
     def tokens_read_again(self) -> int:
         """Raw tokens of what was read before that a segment is read with, at most."""
-        return sum(
-            part.lengths if isinstance(part.lengths, int) else part.ids.shape[1]
-            for part in self._laid_out(_FOREVER)
-            if isinstance(part, Ids)
-        )
+        return sum(part.width for part in self._laid_out(_FOREVER) if isinstance(part, Ids))
 
     def passes(self) -> list[int]:
         """Positions of the passes through the backbone that one segment takes."""

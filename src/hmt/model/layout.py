@@ -48,6 +48,11 @@ class Ids:
     ids: Tensor
     lengths: Tensor | int
 
+    @property
+    def width(self) -> int:
+        """Places that are laid out for them: those that can be real in a row."""
+        return self.lengths if isinstance(self.lengths, int) else self.ids.shape[1]
+
 
 @dataclass(frozen=True)
 class Tokens:

@@ -142,10 +142,7 @@ def embed_parts(model: Runner, parts: Sequence[Part], tokens: Tensor) -> tuple[l
     One lookup: the backward pass of each fills a gradient as large as the whole table.
     """
     raw = {place: part for place, part in enumerate(parts) if isinstance(part, Ids)}
-    ids = [
-        part.ids[:, part.ids.shape[1] - part.lengths :] if isinstance(part.lengths, int) else part.ids
-        for part in raw.values()
-    ]
+    ids = [part.ids[:, part.ids.shape[1] - part.width :] for part in raw.values()]
     together = [*ids, tokens]
     *found, vectors = model.embed(torch.cat(together, dim=1)).split([i.shape[1] for i in together], dim=1)
     embedded: list[Part | Block] = list(parts)
