@@ -56,19 +56,32 @@ class MemoryConfig(PreTrainedConfig):
             size of token embeddings.
         base_model_name_or_path: where the backbone came from; needed for adapter-only checkpoints.
         base_model_revision: revision of that repository.
+        base_model_fingerprint: of the backbone's weights there (`hmt.backbone.Fingerprint`).
         adapter_only: True in a checkpoint that holds only what was trained beside a frozen or LoRA backbone.
+        lora: of the adapters in the backbone, arguments of peft's LoraConfig; None where there are none.
     """
 
     model_type = "segment_memory"
     sub_configs = {"text_config": AutoConfig}
     option_names: ClassVar[dict[str, str]] = {}  # further names of fields for `hmt train`: name -> field
+    #: Fields that follow from the backbone and from how it is kept, and are nobody's choice.
+    of_the_backbone: ClassVar[tuple[str, ...]] = (
+        "text_config",
+        "base_model_name_or_path",
+        "base_model_revision",
+        "base_model_fingerprint",
+        "adapter_only",
+        "lora",
+    )
 
     text_config: dict | PreTrainedConfig | None = None
     segment_length: int = 512
     memory_scale: float | int | Literal["embedding"] = 1.0
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
+    base_model_fingerprint: str | None = None
     adapter_only: bool = False
+    lora: dict | None = None
 
     def __post_init__(self, **kwargs):
         known = {field.name for field in fields(self)}
@@ -118,6 +131,6 @@ class MemoryConfig(PreTrainedConfig):
         """The fields that decide how text becomes memory, as stored in a memory file."""
         inherited = {field.name for field in fields(PreTrainedConfig)}
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in inherited}
-        for name in ("text_config", "base_model_name_or_path", "base_model_revision", "adapter_only"):
+        for name in self.of_the_backbone:
             own.pop(name)
         return own

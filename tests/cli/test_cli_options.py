@@ -160,6 +160,7 @@ def test_configurations_are_read_as_they_are_imported(system):
     real = {one.name: one for one in dataclasses.fields(config)}
     found = config_fields(system)
     theirs = {one.name for one in dataclasses.fields(PreTrainedConfig)}
+    assert config.of_the_backbone == OF_THE_BACKBONE
     assert real.keys() - theirs - {"text_config"} <= found.keys()
     for name, one in found.items():
         field = real[config.option_names.get(name, name)]

@@ -14,7 +14,7 @@ from backbones import random_ids, tiny_backbone
 from safetensors.torch import save_file
 
 from hmt import HMTForCausalLM, Memory, RMTForCausalLM
-from hmt.memory.identity import fingerprint
+from hmt.memory.identity import live_fingerprint
 
 from .cases import SYSTEMS, J, L, build, pad, ragged, same_state, shared, wrap
 
@@ -125,6 +125,80 @@ def test_a_memory_of_weights_that_are_gone_is_not_saved(kind, model, tmp_path):
     assert Memory.load(tmp_path / "text.hmt", model=trained).tokens_read.tolist() == [2 * L]
 
 
+def written_past(model):
+    model.backbone.model.layers[0].mlp.up_proj.weight.data.mul_(1.01)
+
+
+def one_row(model):
+    model.get_input_embeddings().weight.data[5, 7] += 1e-3
+
+
+def swapped(model):
+    for parameter in model.parameters():
+        parameter.data.copy_(parameter.data * 0.99)
+
+
+def assigned(model):
+    state = {name: value * 0.99 for name, value in model.state_dict().items()}
+    model.load_state_dict(state, assign=True)
+
+
+def replaced(model):
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 0.99
+
+
+@pytest.mark.parametrize("change", [written_past, one_row, swapped, assigned, replaced])
+def test_weights_that_change_without_a_sound_are_noticed(change, tmp_path):
+    model = build("hmt-previous")
+    memory = model.read(random_ids(2 * L))
+    memory.save(tmp_path / "before.hmt")
+    change(model)
+    with pytest.raises(ValueError, match="after this memory was read"):
+        memory.save(tmp_path / "text.hmt")
+    with pytest.raises(ValueError, match="other weights"):
+        Memory.load(tmp_path / "before.hmt", model=model)
+    model.read(random_ids(2 * L)).save(tmp_path / "after.hmt")
+    Memory.load(tmp_path / "after.hmt", model=model)
+
+
+def test_weights_that_come_back_are_the_same_ones(tmp_path):
+    """An EMA swap for an evaluation, a copy, a move to another place: a memory belongs to values."""
+    model = build("hmt-previous")
+    memory, kept = model.read(random_ids(2 * L)), copy.deepcopy(model.state_dict())
+    swapped(model)
+    model.load_state_dict(kept)
+    memory.save(tmp_path / "text.hmt")
+    Memory.load(tmp_path / "text.hmt", model=copy.deepcopy(model))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    memory.save(tmp_path / "text.hmt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_is_the_same_model(dtype, file):
+    Memory.load(file, model=build("hmt-previous").to(dtype))
+    with pytest.raises(ValueError, match="other weights"):
+        Memory.load(file, model=build("hmt-previous", seed=1).to(dtype))
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_an_offloaded_model_is_the_same_model(place, file, tmp_path):
+    from accelerate import cpu_offload, disk_offload
+
+    model = build("hmt-previous")
+    if place == "cpu":
+        cpu_offload(model.backbone, "cpu")
+    else:
+        disk_offload(model.backbone, tmp_path / "offload", "cpu")
+    assert any(p.is_meta for p in model.backbone.parameters())
+    Memory.load(file, model=model)
+    model.read(random_ids(2 * L)).save(tmp_path / "text.hmt")
+    Memory.load(tmp_path / "text.hmt", model=build("hmt-previous"))
+    with pytest.raises(ValueError, match="other weights"):
+        Memory.load(tmp_path / "text.hmt", model=build("hmt-previous", seed=1))
+
+
 def test_another_model_that_trains_does_not_matter(tmp_path):
     model, other = build("hmt-previous"), torch.nn.Linear(2, 2)
     memory = model.read(random_ids(L))
@@ -157,10 +231,10 @@ def test_the_fingerprint_covers_the_architecture(case):
     """The same weights read differently are another model; the same model under another name is not."""
     family, changes, same = ARCHITECTURES[case]
     backbone = tiny_backbone(family)
-    before = fingerprint(wrap(HMTForCausalLM, backbone, segment_length=L))
+    before = live_fingerprint(wrap(HMTForCausalLM, backbone, segment_length=L))
     for name, value in changes.items():
         setattr(backbone.config, name, value)
-    assert (fingerprint(wrap(HMTForCausalLM, backbone, segment_length=L)) == before) == same
+    assert live_fingerprint(wrap(HMTForCausalLM, backbone, segment_length=L)).same(before) == same
 
 
 OTHERS = {

@@ -18,6 +18,13 @@ def embedding_table(backbone: PreTrainedModel) -> nn.Embedding:
     return cast(nn.Embedding, backbone.get_input_embeddings())
 
 
+def input_device(backbone: PreTrainedModel) -> torch.device:
+    """Where token ids are looked up: of offloaded embeddings, where they are brought to."""
+    table = embedding_table(backbone)
+    hook = getattr(table, "_hf_hook", None)  # accelerate's
+    return table.weight.device if hook is None else torch.device(hook.execution_device)
+
+
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Eval mode of a module for a while; afterwards every submodule is in the mode it was in."""

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import re
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-_SAMPLES = 64  # values taken from each tensor, evenly spread: training moves every tensor it touches
+from hmt.backbone.fingerprint import Fingerprint, fingerprint, sampled, tensors
 
-# Fields of a config that say where a model came from or how it is run and trained, not what it computes.
-_NOT_ARCHITECTURE = re.compile(
-    r".*(name_or_path|dtype|implementation|_token_id|dropout|_pdrop|layerdrop)|(id2label|label2id|num_labels)"
-    r"|output_(attentions|hidden_states|router_logits)|architectures|auto_map|transformers_version|use_cache"
-    r"|return_dict|problem_type|pretraining_tp|quantization_config|summary_.*"
-)
 _STEPS = "_hmt_optimizer_steps"
 
 
@@ -29,43 +20,55 @@ _STEPS = "_hmt_optimizer_steps"
 class Identity:
     """What a memory file says of the model that wrote it.
 
-    fingerprint: of its weights (see `fingerprint`). system: its `model_type`. model: where it came from.
+    fingerprint: of its weights. system: its `model_type`. model: where it came from.
     fields: `MemoryConfig.memory_fields`.
     """
 
-    fingerprint: str
+    fingerprint: Fingerprint
     system: str
     model: str
     fields: dict = field(default_factory=dict)
 
 
 class LiveIdentity:
-    """The identity of a memory whose model is at hand: nothing is hashed until a file needs it."""
+    """The identity of a memory whose model is at hand.
+
+    The weights are hashed when it is made, unless under gradients: a memory belongs to the weights that read,
+    and weights can be changed without a sound (`.data`, an EMA swap, `load_state_dict(assign=True)`).
+    """
 
     def __init__(self, owner: PreTrainedModel):
         self.owner = owner
         self._version = weights_version(owner)
+        self._made_by = None if torch.is_grad_enabled() else live_fingerprint(owner)
 
     def __deepcopy__(self, memo: Any) -> LiveIdentity:
         return self  # a copied memory belongs to the same model, which is not copied
 
     def __reduce__(self) -> Any:
-        return Identity, (self.fingerprint, self.system, self.model, self.fields)  # nor pickled
+        return Identity, (self.verified(), self.system, self.model, self.fields)  # nor pickled
 
     @property
     def outdated(self) -> bool:
-        """Whether the weights were written to since: they are no longer those that made the memory."""
-        return weights_version(self.owner) != self._version
+        """Whether the weights were changed since: they are no longer those that made the memory."""
+        if self._made_by is None:
+            return weights_version(self.owner) != self._version
+        return not self._made_by.same(live_fingerprint(self.owner))
 
     @property
-    def fingerprint(self) -> str:
-        """That of the weights, see `fingerprint`. ValueError when the model has been trained since."""
+    def fingerprint(self) -> Fingerprint:
+        """That of the weights. ValueError when they were changed since, as far as a look can tell."""
         if self.outdated:
             raise ValueError(
                 "the model was trained (or loaded other weights) after this memory was read, and no model "
                 "has the weights it belongs to; read the text again"
             )
-        return fingerprint(self.owner)
+        return self._made_by or live_fingerprint(self.owner)
+
+    def verified(self) -> Fingerprint:
+        """`fingerprint`, with every weight read again: for what outlives the process."""
+        live_fingerprint(self.owner, again=True)
+        return self.fingerprint
 
     @property
     def system(self) -> str:
@@ -94,12 +97,56 @@ def check_same(theirs: Identity | LiveIdentity, mine: LiveIdentity, source: Any)
         pairs = ((name, theirs.fields.get(name), here.get(name)) for name in names)
         text = ", ".join(f"{name}={value!r} (here {ours!r})" for name, value, ours in pairs if value != ours)
         raise ValueError(f"{source} was made with another configuration: {text}")
-    if theirs.fingerprint != mine.fingerprint:
+    told = theirs.fingerprint
+    if not told.structure:  # of a file of format version 1
+        same = told.values == sampled(mine.owner)
+    else:
+        same = told.same(mine.fingerprint)
+    if not same:
+        precision = ""
+        if told.precision != mine.fingerprint.precision and (told.quantised or mine.fingerprint.quantised):
+            precision = f" in {told.precision} (this one is in {mine.fingerprint.precision})"
         raise ValueError(
             f"{source} was made by a model with other weights or another architecture "
-            f"({theirs.model or 'unnamed'}); a memory only means something to the model that wrote it, so "
-            "read the text again with this one"
+            f"({theirs.model or 'unnamed'}){precision}; a memory only means something to the model that "
+            "wrote it, so read the text again with this one"
         )
+
+
+# -- the weights of a live model ----------------------------------------------------------------------------
+
+_known: WeakKeyDictionary[nn.Module, tuple[tuple, Fingerprint]] = WeakKeyDictionary()
+
+
+def live_fingerprint(model: PreTrainedModel, again: bool = False) -> Fingerprint:
+    """Of a model with memory, everything that is its own and its backbone's, adapters included.
+
+    It is kept as long as a look finds nothing changed (`_look`); `again` reads every weight anyway.
+    """
+    look = _look(model)
+    if not again and model in _known and _known[model][0] == look:
+        return _known[model][1]
+    config = getattr(model, "backbone", model).config.get_text_config()
+    found = fingerprint(config, tensors(model))
+    _known[model] = look, found
+    return found
+
+
+@torch.no_grad()
+def _look(model: nn.Module) -> tuple:
+    """What changes whenever weights are trained, moved or replaced; costs a millisecond.
+
+    Where each parameter lies, its version, and one of its values: an EMA swap writes over all, and past the
+    versions.
+    """
+    plain = [p for p in model.parameters() if type(p) in (nn.Parameter, torch.Tensor) and p.numel()]
+    values: dict[tuple, list[torch.Tensor]] = {}
+    for p in plain:
+        if not p.is_meta:
+            middle = p[tuple(size // 2 for size in p.shape)]
+            values.setdefault((p.device, p.dtype), []).append(middle)
+    seen = [torch.stack(column).double().cpu().numpy().tobytes() for column in values.values()]
+    return weights_version(model), tuple(p.data_ptr() for p in plain), *seen
 
 
 def weights_version(model: nn.Module) -> tuple[int, int]:
@@ -123,37 +170,3 @@ def _count_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
 
 
 register_optimizer_step_post_hook(_count_step)
-
-
-# -- the fingerprint ---------------------------------------------------------------------------------------
-
-
-def architecture(config: PreTrainedConfig) -> dict:
-    """The fields of a backbone's config that decide what its weights compute, where they are not defaults.
-
-    Defaults are left out, so that a field that a later transformers adds does not change the answer.
-    """
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    return {
-        name: value
-        for name, value in config.to_diff_dict().items()
-        if not _NOT_ARCHITECTURE.fullmatch(name) and (name not in defaults or value != defaults[name])
-    }
-
-
-@torch.no_grad()
-def fingerprint(model: PreTrainedModel) -> str:
-    """SHA-256 (16 hex digits) over the backbone's architecture, and names, shapes and samples of parameters.
-
-    Values are rounded to bfloat16 first, so that a checkpoint has one fingerprint in fp32 and in bf16.
-    """
-    backbone = getattr(model, "backbone", model)
-    fields = architecture(backbone.config.get_text_config())
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
-    for name, value in sorted(model.named_parameters()):
-        flat = value.detach().flatten()
-        stride = max(1, flat.numel() // _SAMPLES)
-        sample = flat[::stride][:_SAMPLES].to(torch.bfloat16).view(torch.int16)
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(sample.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

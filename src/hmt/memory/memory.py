@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from hmt.backbone import align_tensor
+from hmt.backbone.fingerprint import Fingerprint
 from hmt.memory.identity import Identity, LiveIdentity, check_same
 from hmt.memory.state import MemoryState
 from hmt.util.files import checksum, read_safetensors, write_atomically
@@ -86,7 +87,7 @@ class Memory(Cache):
             "bytes": self.nbytes,
             "system": self.identity.system,
             "model": self.identity.model,
-            "fingerprint": None if outdated else self.identity.fingerprint,
+            "fingerprint": None if outdated else self.identity.fingerprint.values[:16],
             "fields": self.identity.fields,
             "tensors": {name: list(tensor.shape) for name, tensor in self.state.tensors.items()},
         }
@@ -123,7 +124,8 @@ class Memory(Cache):
     @staticmethod
     def cat(memories: list[Memory]) -> Memory:
         """One memory whose streams are those of `memories`. ValueError if these are of different models."""
-        if len({memory.identity.fingerprint for memory in memories}) != 1:
+        first, *others = (memory.identity.fingerprint for memory in memories)
+        if not all(first.same(other) for other in others):
             raise ValueError("memories of different models cannot share a batch")
         return Memory(
             MemoryState.cat([memory.state for memory in memories]),
@@ -187,10 +189,12 @@ class Memory(Cache):
         tensors = {f"state.{name}": value for name, value in self.state.tensors.items()}
         tensors |= {"open.ids": self.open_ids, "open.lengths": self.open_lengths}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        identity = self.identity
+        made_by = identity.verified() if isinstance(identity, LiveIdentity) else identity.fingerprint
         metadata = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "fingerprint": self.identity.fingerprint,
+            "fingerprint": str(made_by),
             "system": self.identity.system,
             "model": self.identity.model,
             "fields": json.dumps(self.identity.fields, sort_keys=True),
@@ -216,7 +220,10 @@ class Memory(Cache):
             raise ValueError(f"{path} is a damaged memory file: its contents do not match their checksum")
         try:
             identity = Identity(
-                metadata["fingerprint"], metadata["system"], metadata["model"], json.loads(metadata["fields"])
+                Fingerprint.parse(metadata["fingerprint"]),
+                metadata["system"],
+                metadata["model"],
+                json.loads(metadata["fields"]),
             )
             state = {
                 n.removeprefix("state."): align_tensor(t)
@@ -225,7 +232,7 @@ class Memory(Cache):
             }
             memory = cls(MemoryState(state), tensors["open.ids"], tensors["open.lengths"], identity)
             memory.info()
-        except (KeyError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{path} is a damaged memory file: {error!r} is missing or unreadable"
             ) from error

@@ -6,6 +6,7 @@ A checkpoint holds the whole model, or only what was trained beside a frozen or 
 from __future__ import annotations
 
 import copy
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, logging
 from typing_extensions import Self
 
 from hmt import backbone as bb
@@ -24,8 +25,10 @@ from hmt.model.losses import token_loss
 from hmt.model.streaming import StreamingLM
 from hmt.util.files import write_atomically
 
-MEMORY_WEIGHTS = "memory.safetensors"
-ADAPTER_FOLDER = "adapter"
+logger = logging.get_logger(__name__)
+
+# Adapter-only checkpoints of before 0.3 held two files: the memory's, and what peft writes
+_OLD_MEMORY, _OLD_ADAPTER = "memory.safetensors", "adapter"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -46,10 +49,13 @@ class BackboneWrapper(StreamingLM):
                 raise ValueError('memory_scale="embedding" is measured: build with from_backbone')
             config.memory_scale = bb.input_scale(backbone)
         super().__init__(config)
+        given = backbone is not None
         if backbone is None:
             backbone = AutoModelForCausalLM.from_config(config.text_config)
             bb.check_backbone(backbone)
-        else:
+        if config.lora is not None and not bb.has_adapters(backbone):
+            bb.add_adapters(backbone, config.lora)
+        if given:
             parts: list[Any] = [*backbone.modules(), *backbone.parameters()]
             for part in parts:
                 part._is_hf_initialized = True  # post_init must not initialise trained weights again
@@ -99,7 +105,7 @@ class BackboneWrapper(StreamingLM):
     @property
     def input_device(self) -> torch.device:
         """Where token ids are looked up."""
-        return bb.embedding_table(self.backbone).weight.device
+        return bb.input_device(self.backbone)
 
     # -- construction -------------------------------------------------------------------------------------
 
@@ -118,13 +124,18 @@ class BackboneWrapper(StreamingLM):
         bb.check_head(backbone)
         name = backbone.name_or_path or (str(source) if not isinstance(source, PreTrainedModel) else "")
         fields.setdefault("base_model_name_or_path", name or None)
+        if name := fields["base_model_name_or_path"]:
+            # it must be found from any folder
+            fields["base_model_name_or_path"] = str(Path(name).resolve()) if Path(name).is_dir() else name
+            fields["base_model_fingerprint"] = str(backbone_print(backbone))
         fields.setdefault("base_model_revision", (backbone_kwargs or {}).get("revision"))
         config = cls.config_class(text_config=backbone.config, **fields)
         model = cls(config, backbone=backbone)
         model.check_backbone()
         bb.check_causal(backbone)  # only now: its config has become part of another
         model.match_backbone()
-        model.start_vectors(bb.embedding_table(backbone).weight)
+        ((_, embeddings),) = bb.tensors(bb.embedding_table(backbone))
+        model.start_vectors(embeddings)
         model.generation_config = backbone.generation_config
         model.config.dtype = backbone.dtype
         model.training = backbone.training  # the backbone's own modules keep their modes
@@ -137,7 +148,7 @@ class BackboneWrapper(StreamingLM):
         """Bring the system's own modules to the device and precision of the embeddings."""
         like = bb.embedding_table(self.backbone).weight
         for module in self.memory_modules().values():
-            module.to(device=like.device, dtype=like.dtype if like.is_floating_point() else None)
+            module.to(device=self.input_device, dtype=like.dtype if like.is_floating_point() else None)
 
     @torch.no_grad()
     def start_vectors(self, embeddings: Tensor) -> None:
@@ -171,7 +182,7 @@ class BackboneWrapper(StreamingLM):
 
     def has_lora(self) -> bool:
         """Whether the backbone holds adapters (`add_lora`, or those of a checkpoint)."""
-        return bool(getattr(self.backbone, "_hf_peft_config_loaded", False))
+        return bb.has_adapters(self.backbone)
 
     def backbone_is_frozen(self) -> bool:
         """Whether the backbone's own weights stay: it has adapters, or nothing in it requires gradients."""
@@ -185,54 +196,90 @@ class BackboneWrapper(StreamingLM):
         target_modules: as in peft's LoraConfig; None takes peft's defaults for the model type, or every
             linear layer where peft knows none.
         """
-        from peft import LoraConfig
         from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
         if target_modules is None:
             target_modules = KNOWN.get(self.backbone.config.model_type, "all-linear")
-        config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules)
-        self.backbone.requires_grad_(False)
-        self.backbone.add_adapter(config)
+        settings = {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": target_modules}
+        bb.add_adapters(self.backbone, settings)
+
+    def merge_adapters(self) -> None:
+        """Add the adapters to the backbone's weights and take them out: the same outputs without them.
+
+        The model is saved whole from then on. ValueError where there are none, or a sum is not finite.
+        """
+        if not self.has_lora():
+            raise ValueError("the backbone has no adapters to merge")
+        bb.merge_adapters(self.backbone)
 
     def freeze_backbone(self) -> None:
         """Train only what the system adds."""
         self.backbone.requires_grad_(False)
 
-    def save_pretrained(
-        self, save_directory: Any, *args: Any, adapter_only: bool | None = None, **kwargs: Any
-    ) -> None:
-        """Save to a folder.
+    def trained_names(self) -> list[str]:
+        """Names in `state_dict` of what an adapter-only checkpoint holds: the system's own, and adapters."""
+        base = bb.base_name(self.backbone)
+        return [
+            name
+            for name in self.state_dict()
+            if not name.startswith("backbone.") or base(name.removeprefix("backbone.")) is None
+        ]
 
-        adapter_only: save the memory modules and LoRA adapters without the backbone, and refer to it by name.
-            None does so when the backbone is frozen or LoRA-tuned and came from a named place.
-        ValueError for an adapter without the name of its backbone, and for LoRA weights in a whole model.
+    def why_whole(self, state: dict[str, Tensor] | None = None) -> str | None:
+        """Why a checkpoint must hold the backbone too; None where its name stands for it.
+
+        state: as of `save_pretrained`, where weights are spread over processes.
         """
         base = self.config.base_model_name_or_path
-        if adapter_only is None:
-            adapter_only = self.backbone_is_frozen() and bool(base)
-        if adapter_only and not base:
-            raise ValueError(
+        if not base:
+            return (
                 "an adapter-only checkpoint must name its backbone: save the backbone with "
                 "`backbone.save_pretrained(folder)` and build the model with `from_backbone(folder)`"
             )
-        if not adapter_only and self.has_lora():
-            raise ValueError(
-                "LoRA weights are saved beside a named backbone: pass `base_model_name_or_path=` to "
-                "from_backbone, "
-                "or merge the adapters into the backbone first"
+        named = self.config.base_model_fingerprint
+        if named is None or not bb.Fingerprint.parse(named).same(backbone_print(self.backbone, state)):
+            return (
+                f"the backbone's weights are no longer those of {base!r} (they were trained, merged, resized "
+                "or edited), so an adapter-only checkpoint would lose them: save the model whole, with "
+                "adapter_only=False"
             )
-        if not adapter_only:
+        return None
+
+    def save_pretrained(
+        self, save_directory: Any, *args: Any, adapter_only: bool | None = None, **kwargs: Any
+    ) -> None:
+        """Save to a folder; of an earlier checkpoint there, nothing stays that is not written again.
+
+        adapter_only: save the memory modules and LoRA adapters without the backbone, and refer to it by name
+            and fingerprint. None does so when the backbone is frozen or LoRA-tuned, came from a named place
+            and still has the weights it had there.
+        ValueError for adapter_only=True where that does not hold, and for several sets of adapters.
+        """
+        state = kwargs.get("state_dict")
+        if adapter_only is None:
+            adapter_only = self.backbone_is_frozen() and self.why_whole(state) is None
+        elif adapter_only and (reason := self.why_whole(state)):
+            raise ValueError(reason)
+        folder = Path(save_directory)
+        self.config.lora = bb.adapter_settings(self.backbone)
+        if adapter_only:
+            self._save_trained(folder, self.state_dict() if state is None else state)
+        else:
             self.config.adapter_only = False
             super().save_pretrained(save_directory, *args, **kwargs)
-            return
-        folder = Path(save_directory)
+            if (
+                folder / f"{SAFE_WEIGHTS_NAME}.index.json"
+            ).is_file():  # shards: a single file would be read first
+                (folder / SAFE_WEIGHTS_NAME).unlink(missing_ok=True)
+        (folder / _OLD_MEMORY).unlink(missing_ok=True)
+        shutil.rmtree(folder / _OLD_ADAPTER, ignore_errors=True)
+
+    def _save_trained(self, folder: Path, state: dict[str, Tensor]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        state = kwargs.get("state_dict") or self.state_dict()
-        tensors = {n: t for n, t in state.items() if not n.startswith("backbone.")}
-        tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
-        write_atomically(folder / MEMORY_WEIGHTS, save(tensors, {"format": "pt"}))
-        if self.has_lora():
-            self.backbone.save_pretrained(folder / ADAPTER_FOLDER)
+        tensors = {name: state[name].detach().cpu().contiguous() for name in self.trained_names()}
+        write_atomically(folder / SAFE_WEIGHTS_NAME, save(tensors, {"format": "pt"}))
+        for shard in (*folder.glob("model-*-of-*.safetensors"), folder / f"{SAFE_WEIGHTS_NAME}.index.json"):
+            shard.unlink(missing_ok=True)
         config = copy.deepcopy(self.config)
         config.adapter_only = True
         config.architectures = [type(self).__name__]
@@ -241,63 +288,123 @@ class BackboneWrapper(StreamingLM):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        config: Any = None,
+        backbone: Any = None,
+        **kwargs: Any,
     ) -> Any:
         """Load what `save_pretrained` wrote; an adapter-only checkpoint fetches its backbone by name.
 
-        ValueError where that backbone cannot be loaded, or what was trained beside it does not fit.
+        backbone: where that backbone is now, or itself, as in `from_backbone`; None: where it was.
+        ValueError where it cannot be loaded or has other weights than it had, and where what was trained
+        beside it does not fit.
         """
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
         known = config
         if known is None and pretrained_model_name_or_path is not None:
             known = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
         if not getattr(known, "adapter_only", False):
+            if backbone is not None:
+                raise ValueError(f"{pretrained_model_name_or_path} holds its backbone: leave `backbone` out")
             load = partial(super().from_pretrained, pretrained_model_name_or_path, *args, config=config)
             loaded = bb.load_with_attention(load, kwargs)
             bb.align(loaded[0] if isinstance(loaded, tuple) else loaded)  # with output_loading_info a pair
             return loaded
         options = {k: v for k, v in kwargs.items() if k not in (*_HUB_OPTIONS, "output_loading_info")}
-        if known.base_model_revision:
-            options["revision"] = known.base_model_revision
-        try:
-            backbone = bb.load_backbone(known.base_model_name_or_path, **options)
-        except OSError as error:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} holds only the memory; its backbone "
-                f"{known.base_model_name_or_path!r} could not be loaded: {error}"
-            ) from error
-        adapter = Path(str(pretrained_model_name_or_path)) / ADAPTER_FOLDER
-        if adapter.is_dir():
-            backbone.load_adapter(str(adapter))
-        elif not Path(str(pretrained_model_name_or_path)).exists():  # a hub repository
-            file = cached_file(
-                pretrained_model_name_or_path,
-                f"{ADAPTER_FOLDER}/adapter_config.json",
-                _raise_exceptions_for_missing_entries=False,
-                **hub,
-            )
-            if file is not None:
-                backbone.load_adapter(
-                    pretrained_model_name_or_path, adapter_kwargs={"subfolder": ADAPTER_FOLDER, **hub}
-                )
-        backbone.requires_grad_(False)
+        backbone = _load_base(pretrained_model_name_or_path, known, backbone, options)
+        adapter = Path(str(pretrained_model_name_or_path)) / _OLD_ADAPTER
+        if known.lora is None and adapter.is_dir():
+            _load_old_adapter(backbone, adapter)
         model = cls(known, backbone=backbone)
-        model.load_memory_weights(cached_file(pretrained_model_name_or_path, MEMORY_WEIGHTS, **hub))
+        backbone.requires_grad_(False)
+        file = cached_file(
+            pretrained_model_name_or_path,
+            SAFE_WEIGHTS_NAME,
+            _raise_exceptions_for_missing_entries=False,
+            **hub,
+        ) or cached_file(pretrained_model_name_or_path, _OLD_MEMORY, **hub)
+        model.load_trained(file)
         try:
             model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub)
         except OSError:  # a folder without one
             model.generation_config = backbone.generation_config
         model.config.name_or_path = str(pretrained_model_name_or_path)
-        bb.align(model)  # the adapter's weights; those of the backbone are
+        bb.align(model)  # an old adapter's weights are where they stand in its file
         return model.eval()
 
     @torch.no_grad()
-    def load_memory_weights(self, file: Any) -> None:
-        """Fill the system's own modules from `memory.safetensors`; ValueError when they do not fit."""
-        weights = load_file(file)
-        own = {n: p for n, p in self.named_parameters() if not n.startswith("backbone.")}
-        if own.keys() != weights.keys():
-            raise ValueError(f"{file} holds {sorted(weights)}, this model has {sorted(own)}")
+    def load_trained(self, file: Any) -> None:
+        """Fill what an adapter-only checkpoint holds from its file; ValueError where it does not fit."""
+        weights, state = load_file(file), self.state_dict()
+        names = self.trained_names()
+        if Path(file).name == _OLD_MEMORY:
+            names = [name for name in names if not name.startswith("backbone.")]
+        have = {name: tuple(value.shape) for name, value in weights.items()}
+        want = {name: tuple(state[name].shape) for name in names}
+        if have != want:
+            odd = sorted(name for name in have.keys() | want.keys() if have.get(name) != want.get(name))
+            raise ValueError(
+                f"{file} does not fit this model: it holds {[(n, have.get(n)) for n in odd[:3]]}, and the "
+                f"model has {[(n, want.get(n)) for n in odd[:3]]} ({len(odd)} such tensors)"
+            )
         self.match_backbone()
-        for name, parameter in own.items():
-            parameter.copy_(weights[name])
+        state = self.state_dict()
+        for name, value in weights.items():
+            state[name].copy_(value)
+
+
+def backbone_print(backbone: PreTrainedModel, state: dict[str, Tensor] | None = None) -> bb.Fingerprint:
+    """Of a backbone's own weights, whatever adapters stand beside them.
+
+    state: of the model around it, where the weights are to be taken from that.
+    """
+    if state is None:
+        found = bb.tensors(backbone)
+    else:
+        found = ((n.removeprefix("backbone."), t) for n, t in state.items() if n.startswith("backbone."))
+    base = bb.base_name(backbone)
+    own = ((name, tensor) for whole, tensor in found if (name := base(whole)) is not None)
+    return bb.fingerprint(backbone.config.get_text_config(), own)
+
+
+def _load_base(folder: Any, config: MemoryConfig, given: Any, options: dict[str, Any]) -> PreTrainedModel:
+    """The backbone of an adapter-only checkpoint in `folder`, found to be the one it was made with."""
+    source: Any = config.base_model_name_or_path if given is None else given
+    if given is None and config.base_model_revision:
+        options = options | {"revision": config.base_model_revision}
+    try:
+        backbone = bb.load_backbone(source, **options)
+    except OSError as error:
+        raise ValueError(
+            f"{folder} holds only the memory; its backbone {source!r} could not be loaded, say where it is "
+            f"with from_pretrained(..., backbone=...): {error}"
+        ) from error
+    found = backbone_print(backbone)
+    if config.base_model_fingerprint is None:  # saved before there were any
+        config.base_model_fingerprint = str(found)
+    made = bb.Fingerprint.parse(config.base_model_fingerprint)
+    if not made.same(found):
+        if made.precision == found.precision or not (made.quantised or found.quantised):
+            raise ValueError(
+                f"{folder} was trained beside a backbone with other weights than {source!r} has now: say "
+                "where the right one is with from_pretrained(..., backbone=...)"
+            )
+        logger.warning(
+            f"{folder} was trained beside a backbone in {made.precision}, and {source!r} is loaded in "
+            f"{found.precision}: whether it is the same one cannot be told"
+        )
+    if given is not None and backbone.name_or_path:
+        config.base_model_name_or_path, config.base_model_revision = backbone.name_or_path, None
+    return backbone
+
+
+def _load_old_adapter(backbone: PreTrainedModel, folder: Path) -> None:
+    """LoRA weights as peft writes them. ValueError where some are missing or have no place."""
+    report = backbone.load_adapter(str(folder))
+    if report.missing_keys or report.unexpected_keys:
+        raise ValueError(
+            f"the adapter in {folder} does not fit its backbone: it lacks {sorted(report.missing_keys)[:3]}, "
+            f"and has no place for {sorted(report.unexpected_keys)[:3]}"
+        )

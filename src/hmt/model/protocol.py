@@ -24,6 +24,9 @@ class Stepper(Protocol):
     def device(self) -> torch.device: ...
 
     @property
+    def input_device(self) -> torch.device: ...
+
+    @property
     def segment_length(self) -> int: ...
 
     @property

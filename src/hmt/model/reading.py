@@ -60,7 +60,7 @@ def read(
     progress: Progress | None,
 ) -> Memory:
     """See `StreamingLM.read`."""
-    input_ids = inputs.as_ids(input_ids, model.device)
+    input_ids = inputs.as_ids(input_ids, model.input_device)
     mask = inputs.check_mask(attention_mask, input_ids)
     inputs.check_chunk(chunk)
     fresh = memory is None
@@ -95,7 +95,7 @@ def read_many(
 
     def streams() -> Iterator[Stream]:
         for index, document in enumerate(documents):
-            ids = inputs.as_ids(document, model.device)
+            ids = inputs.as_ids(document, model.input_device)
             if ids.shape[0] != 1:
                 raise ValueError(f"document {index} is a batch of {ids.shape[0]} rows; hand over single rows")
             inputs.check_vocabulary(ids, model.config.vocab_size)

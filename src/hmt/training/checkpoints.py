@@ -3,7 +3,7 @@
 run/run.json                          what the run was started with (recipe, model, data)
 run/recipe.json, run/log.jsonl        the recipe; one line per logging step
 run/stage-1-recurrence/checkpoint-200/...
-run/config.json, model.safetensors or memory.safetensors, tokenizer files      only when finished
+run/config.json, model.safetensors, tokenizer files                           only when finished
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hmt.backbone import align
-from hmt.model.checkpoint import ADAPTER_FOLDER, MEMORY_WEIGHTS
 from hmt.util.files import write_atomically
 
 RECORD = "run.json"
@@ -50,22 +50,24 @@ def checkpoint_step(path: Path) -> int:
 def load_weights(model, folder: Path) -> None:
     """Copy the weights of a checkpoint, whole or adapter-only, into a model of the same shape.
 
-    ValueError when names or shapes do not fit. Unlike the Trainer's own loader this one reads adapter-only
-    folders and does not pass over missing tensors.
+    ValueError when names or shapes do not fit. Unlike the Trainer's own loader this one does not pass over
+    missing tensors.
     """
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
-    if (folder / MEMORY_WEIGHTS).is_file():
-        weights = load_file(folder / MEMORY_WEIGHTS)
-        expected = {name for name in own if not name.startswith("backbone.")}
-        if model.has_lora():
-            _load_adapter(model.backbone, folder / ADAPTER_FOLDER)
+    if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("adapter_only"):
+        model.load_trained(folder / SAFE_WEIGHTS_NAME)
     else:
-        weights = {}
-        for file in sorted(folder.glob("model*.safetensors")):
-            weights |= load_file(file)
-        # tied weights are stored once
-        stored = {own[name].data_ptr() for name in weights if name in own}
-        expected = {n for n, p in model.named_parameters() if n in weights or p.data_ptr() not in stored}
+        _load_whole(model, folder)
+    align(model)  # copies do not move weights
+
+
+def _load_whole(model, folder: Path) -> None:
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    weights: dict[str, Any] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        weights |= load_file(file)
+    # tied weights are stored once
+    stored = {own[name].data_ptr() for name in weights if name in own}
+    expected = {n for n, p in model.named_parameters() if n in weights or p.data_ptr() not in stored}
     wrong = sorted(name for name in weights if name not in own or own[name].shape != weights[name].shape)
     if wrong or expected - weights.keys():
         raise ValueError(
@@ -74,23 +76,6 @@ def load_weights(model, folder: Path) -> None:
         )
     for name, value in weights.items():
         own[name].copy_(value)
-    align(model)  # copies do not move weights, but an adapter's may be those of its file
-
-
-def _load_adapter(backbone, folder: Path) -> None:
-    from peft import set_peft_model_state_dict
-
-    prefix = "base_model.model."  # peft's name for a wrapper that add_adapter does not use
-    weights = load_file(folder / "adapter_model.safetensors")
-    weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    adapter = backbone.active_adapters()[0]
-    result: Any = set_peft_model_state_dict(backbone, weights, adapter_name=adapter)
-    missing = [name for name in result.missing_keys if "lora_" in name and f".{adapter}." in name]
-    if result.unexpected_keys or missing:
-        raise ValueError(
-            f"the adapter in {folder} does not fit: it lacks {missing}, "
-            f"and these have no place: {result.unexpected_keys}"
-        )
 
 
 def check_folder(folder: Path, resume: bool) -> None:

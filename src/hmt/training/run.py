@@ -181,11 +181,6 @@ def _check_model(model, recipe: Recipe) -> None:
             f"train takes a model with memory (HMTForCausalLM.from_backbone(...)), not {type(model).__name__}"
         )
     model.require("train")
-    if recipe.tuning == "lora" and not model.config.base_model_name_or_path:
-        raise ValueError(
-            "LoRA weights are saved beside a named backbone: save it with `backbone.save_pretrained(folder)` "
-            "and build the model with `from_backbone(folder)`, or pass `base_model_name_or_path=`"
-        )
     if recipe.tuning != "lora" and model.has_lora():
         raise ValueError(f"the model has LoRA adapters: train it with tuning='lora', not {recipe.tuning!r}")
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from hmt.training.recipe import Recipe
 
 DEFAULT_SYSTEM = __name__.partition(".")[0]  # the system that the library is named after
-# Fields of every configuration that follow from the backbone, and are nobody's choice.
-OF_THE_BACKBONE = ("text_config", "base_model_name_or_path", "base_model_revision", "adapter_only")
+# `MemoryConfig.of_the_backbone`, for a command line that waits for no import.
+OF_THE_BACKBONE = (
+    "text_config",
+    "base_model_name_or_path",
+    "base_model_revision",
+    "base_model_fingerprint",
+    "adapter_only",
+    "lora",
+)
 
 
 def open_for_training(
@@ -37,8 +43,6 @@ def open_for_training(
     fields = {name: value for name, value in fields.items() if value is not None}
     options: dict[str, Any] = {} if attn is None else {"attn_implementation": attn}
     options["dtype"] = "auto" if recipe.bf16 and recipe.tuning != "full" else torch.float32
-    if Path(source).is_dir():
-        source = str(Path(source).resolve())  # an adapter-only checkpoint will refer to it, from anywhere
     try:
         if of_type(AutoConfig.from_pretrained(source).model_type):
             if given := sorted([*fields, *(["system"] if system else [])]):
