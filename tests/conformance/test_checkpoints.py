@@ -436,6 +436,15 @@ def test_adapters_that_lack_weights_are_refused(tmp_path):
         HMTForCausalLM.from_pretrained(tmp_path / "saved")
 
 
+def test_a_quantised_backbone_is_not_saved_whole(tmp_path):
+    model = named(HMTForCausalLM, tmp_path / "base", sensory_length=2)
+    layer = model.backbone.model.layers[0].mlp.up_proj
+    layer.weight = torch.nn.Parameter(layer.weight.data.mul(100).to(torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match="quantised backbone is not saved"):
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 def test_nothing_to_merge():
     with pytest.raises(ValueError, match="no adapters"):
         wrap(HMTForCausalLM, tiny_backbone(), **FIELDS).merge_adapters()

@@ -16,7 +16,7 @@ from hmt.backbone.checks import (
     input_scale,
     position_table,
 )
-from hmt.backbone.fingerprint import Fingerprint, fingerprint, sampled, tensors
+from hmt.backbone.fingerprint import Fingerprint, fingerprint, is_quantised, sampled, tensors
 from hmt.backbone.load import load_backbone, load_with_attention
 from hmt.backbone.rolling import KeptKV, RollingCache
 from hmt.backbone.rotary import KeyPositions
@@ -61,6 +61,7 @@ __all__ = [
     "head",
     "input_device",
     "input_scale",
+    "is_quantised",
     "load_backbone",
     "load_with_attention",
     "merge_adapters",

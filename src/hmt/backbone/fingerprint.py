@@ -132,6 +132,14 @@ def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                         yield whole, tensor.detach()
 
 
+def is_quantised(model: nn.Module) -> bool:
+    """Whether some weights are kept in fewer bits than a half-precision number, or in a form of their own."""
+    return any(
+        hasattr(p, "__tensor_flatten__") or not p.dtype.is_floating_point or p.dtype.itemsize < 2
+        for p in model.parameters()
+    )
+
+
 def architecture(config: PreTrainedConfig) -> dict:
     """The fields of a backbone's config that decide what its weights compute, where they are not defaults.
 

@@ -253,7 +253,8 @@ class BackboneWrapper(StreamingLM):
         adapter_only: save the memory modules and LoRA adapters without the backbone, and refer to it by name
             and fingerprint. None does so when the backbone is frozen or LoRA-tuned, came from a named place
             and still has the weights it had there.
-        ValueError for adapter_only=True where that does not hold, and for several sets of adapters.
+        ValueError for adapter_only=True where that does not hold, for several sets of adapters, and for a
+        quantised backbone that would have to be saved.
         """
         state = kwargs.get("state_dict")
         if adapter_only is None:
@@ -264,6 +265,11 @@ class BackboneWrapper(StreamingLM):
         self.config.lora = bb.adapter_settings(self.backbone)
         if adapter_only:
             self._save_trained(folder, self.state_dict() if state is None else state)
+        elif bb.is_quantised(self.backbone):
+            raise ValueError(
+                "a quantised backbone is not saved, only what was trained beside one that has a name and was "
+                "quantised as it was loaded: from_backbone(name, backbone_kwargs={'quantization_config': ...})"
+            )
         else:
             self.config.adapter_only = False
             super().save_pretrained(save_directory, *args, **kwargs)
