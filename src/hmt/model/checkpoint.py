@@ -267,8 +267,9 @@ class BackboneWrapper(StreamingLM):
             self._save_trained(folder, self.state_dict() if state is None else state)
         elif bb.is_quantised(self.backbone):
             raise ValueError(
-                "a quantised backbone is not saved, only what was trained beside one that has a name and was "
-                "quantised as it was loaded: from_backbone(name, backbone_kwargs={'quantization_config': ...})"
+                "a quantised backbone is not saved, only what was trained beside one that has a name and "
+                "was quantised as it was loaded: "
+                "from_backbone(name, backbone_kwargs={'quantization_config': ...})"
             )
         else:
             self.config.adapter_only = False
