@@ -141,19 +141,6 @@ def test_streams_of_different_age_are_asked_together():
         same_answer((got[0][b : b + 1], got[1][b : b + 1]), alone)
 
 
-@SYSTEM
-def test_the_returned_memory_can_be_continued(system):
-    model, ids, more = shared(system), random_ids(L + 3), random_ids(4, seed=1)
-    out = model.generate(ids[None], max_new_tokens=L, return_dict_in_generate=True)
-    memory = out.past_key_values
-    assert isinstance(memory, Memory)
-    assert memory.tokens_read.tolist() == [len(ids) + L - 1]  # the last token was chosen and not yet read
-    question = torch.cat([out.sequences[0, -1:], more])[None]
-    full = torch.cat([out.sequences[0], more])[None]
-    same_answer(greedy(model, question, past_key_values=memory), greedy(model, full))
-    same_state(model.read(question, memory=memory), model.read(full))
-
-
 def test_an_empty_stock_cache_is_taken_for_no_cache():
     model, ids = shared("rmt-1"), random_ids(5)[None]
     with torch.no_grad():

@@ -85,14 +85,12 @@ def command(
         past_key_values=past,
         max_new_tokens=max_new_tokens,
         streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
-        return_dict_in_generate=True,
+        return_dict_in_generate=save_memory is not None,
         pad_token_id=_pad(writer, tokenizer),
         **chosen,
     )
     if save_memory is not None:
         kept = output.past_key_values
-        rest = output.sequences[:, kept.columns_fed :]  # the last token was written and never read
-        kept = writer.read(rest, memory=kept) if rest.shape[1] else kept
         kept.save(save_memory)
         typer.echo(f"saved {save_memory}: {int(kept.tokens_read.max()):,} tokens read", err=True)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +28,23 @@ class Adopter(Protocol):
     """A model that can tell its own memories (`hmt.model.streaming.StreamingLM`)."""
 
     def adopt(self, memory: Memory, source: Any = ...) -> Memory: ...
+
+
+@dataclass(frozen=True)
+class Returned:
+    """The sequence that `generate` returned a stream with.
+
+    length: its tokens. digest: of them. tokens_read: of the stream then; it has read on where it has more.
+    """
+
+    length: int
+    digest: bytes
+    tokens_read: int
+
+    @classmethod
+    def of(cls, ids: Tensor, tokens_read: int) -> Returned:
+        """Of a sequence int64 [n]."""
+        return cls(len(ids), hashlib.sha256(ids.long().cpu().numpy().tobytes()).digest(), tokens_read)
 
 
 class Memory(Cache):
@@ -50,6 +71,7 @@ class Memory(Cache):
         self.identity = identity
         self.open: Any = None  # the open segment while it is decoded: scratch, never saved
         self.columns_fed = 0  # columns of generate()'s growing input_ids that are already in this memory
+        self.returned: list[Returned] = []  # by row, of a memory that `generate` returned; never saved
 
     # -- inspection -----------------------------------------------------------------------------------------
 
@@ -101,19 +123,22 @@ class Memory(Cache):
 
     # -- copies and rows ----------------------------------------------------------------------------------
 
+    def _like(self, state: MemoryState, open_ids: Tensor, open_lengths: Tensor) -> Memory:
+        memory = Memory(state, open_ids, open_lengths, self.identity)
+        memory.returned = self.returned
+        return memory
+
     def copy(self) -> Memory:
         """An independent memory of the same streams. Tensors are shared: none is ever written in place."""
-        return Memory(self.state, self.open_ids, self.open_lengths, self.identity)
+        return self._like(self.state, self.open_ids, self.open_lengths)
 
     def detach(self) -> Memory:
         """An independent memory of the same streams, without gradients."""
-        return Memory(self.state.detach(), self.open_ids, self.open_lengths, self.identity)
+        return self._like(self.state.detach(), self.open_ids, self.open_lengths)
 
     def to(self, device: Any) -> Memory:
         """An independent memory of the same streams, with its tensors on `device`."""
-        return Memory(
-            self.state.to(device), self.open_ids.to(device), self.open_lengths.to(device), self.identity
-        )
+        return self._like(self.state.to(device), self.open_ids.to(device), self.open_lengths.to(device))
 
     def select(self, index: Tensor | list[int]) -> Memory:
         """A memory of the streams named by `index` (int64 [R] or a list), in that order."""
@@ -127,12 +152,43 @@ class Memory(Cache):
         first, *others = (memory.identity.fingerprint for memory in memories)
         if not all(first.same(other) for other in others):
             raise ValueError("memories of different models cannot share a batch")
-        return Memory(
+        together = memories[0]._like(
             MemoryState.cat([memory.state for memory in memories]),
             torch.cat([memory.open_ids for memory in memories]),
             torch.cat([memory.open_lengths for memory in memories]),
-            memories[0].identity,
         )
+        every = all(memory.returned for memory in memories)
+        together.returned = [row for memory in memories for row in memory.returned] if every else []
+        return together
+
+    @contextmanager
+    def as_it_was_on_error(self) -> Iterator[None]:
+        """Whatever is interrupted in here leaves the memory as it was before, not with half of a call read."""
+        before = self.state, self.open_ids, self.open_lengths
+        try:
+            yield
+        except BaseException:
+            self.state, self.open_ids, self.open_lengths = before
+            self.open = None  # what has been run of the open segment is run again
+            raise
+
+    # -- what `generate` returned it with -----------------------------------------------------------------
+
+    def note_returned(self, sequences: Tensor, real: Tensor) -> None:
+        """That `generate` returns it with `sequences` int64 [B, W], of which these are `real` (bool [B, W])."""
+        rows = zip(sequences, real, self.tokens_read.tolist(), strict=True)
+        self.returned = [Returned.of(ids[kept], tokens) for ids, kept, tokens in rows]
+
+    def returned_with(self, ids: Tensor, real: Tensor) -> list[int]:
+        """Rows whose ids int64 [B, T], where `real` (bool [B, T]), begin with what they were returned with."""
+        if not self.returned:
+            return []
+        rows = zip(self.returned, ids, real, self.tokens_read.tolist(), strict=True)
+        return [
+            row
+            for row, (was, new, kept, tokens) in enumerate(rows)
+            if was.tokens_read == tokens and was == Returned.of(new[kept][: was.length], tokens)
+        ]
 
     # -- the Cache contract -------------------------------------------------------------------------------
 
@@ -147,6 +203,8 @@ class Memory(Cache):
         self.open_lengths = self.open_lengths.index_select(0, indices)
         if self.open is not None and not self.open.select(indices):
             self.open = None
+        if self.returned:
+            self.returned = [self.returned[row] for row in indices.tolist()]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the streams of the beams that go on, int64 [B], in place."""

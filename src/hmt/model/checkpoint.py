@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from hmt import backbone as bb
 from hmt.config import MemoryConfig
+from hmt.model.generation import without_cache_options
 from hmt.model.losses import token_loss
 from hmt.model.streaming import StreamingLM
 from hmt.util.files import write_atomically
@@ -136,7 +137,7 @@ class BackboneWrapper(StreamingLM):
         model.match_backbone()
         ((_, embeddings),) = bb.tensors(bb.embedding_table(backbone))
         model.start_vectors(embeddings)
-        model.generation_config = backbone.generation_config
+        model.generation_config = without_cache_options(backbone.generation_config)
         model.config.dtype = backbone.dtype
         model.training = backbone.training  # the backbone's own modules keep their modes
         for module in model.memory_modules().values():
@@ -334,9 +335,10 @@ class BackboneWrapper(StreamingLM):
         ) or cached_file(pretrained_model_name_or_path, _OLD_MEMORY, **hub)
         model.load_trained(file)
         try:
-            model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+            saved = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+            model.generation_config = without_cache_options(saved)
         except OSError:  # a folder without one
-            model.generation_config = backbone.generation_config
+            model.generation_config = without_cache_options(backbone.generation_config)
         model.config.name_or_path = str(pretrained_model_name_or_path)
         bb.align(model)  # an old adapter's weights are where they stand in its file
         return model.eval()

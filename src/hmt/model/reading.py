@@ -76,9 +76,11 @@ def read(
         streams.append(Stream(row, ids, length, age))
     if fresh:
         inputs.check_rows([len(stream.ids) for stream in streams])
-    states = dict(_read(model, streams, memory.state, len(streams), chunk, progress))
-    ordered = [states[row] for row in range(len(streams))]
-    state = MemoryState.cat(ordered) if len(ordered) > 1 else ordered[0]
+    state = memory.state
+    if any(stream.left for stream in streams):
+        states = dict(_read(model, streams, state, len(streams), chunk, progress))
+        ordered = [states[row] for row in range(len(streams))]
+        state = MemoryState.cat(ordered) if len(ordered) > 1 else ordered[0]
     return Memory(state, *_open(streams), memory.identity)
 
 

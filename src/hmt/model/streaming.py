@@ -347,10 +347,11 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
             # of a single token elsewhere it would wait for the device
             if width > 1 or input_ids.device.type == "cpu":
                 inputs.check_vocabulary(input_ids, self.config.vocab_size)
-            appended = self.append(memory, input_ids)
-            if appended is not None:
+            with memory.as_it_was_on_error():
+                appended = self.append(memory, input_ids)
+                found = None if appended is None else self.head(appended.index_select(1, columns))
+            if found is not None:
                 memory.columns_fed += width
-                found = self.head(appended.index_select(1, columns))
                 return self._output(return_dict, logits=found, past_key_values=memory)
 
         grid = self._grid(input_ids, mask, memory, fresh=not given)
