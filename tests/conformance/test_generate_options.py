@@ -1,7 +1,9 @@
 """Every option of `generate`: it does what it does for any causal LM, or is refused by its own name."""
 
 import inspect
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from hmt.model.generation import REFUSED
 from .cases import J, L, build, close, pad, ragged, shared
 from .test_returned_memory import characters
 
-NEW = 6
+NEW = 5
 SAMPLED = {"do_sample": True}
 
 
@@ -58,7 +60,7 @@ EXAMPLES = [
     {"min_new_tokens": 4, "eos_token_id": list(range(VOCAB - 1))},
     {"max_time": 1000.0, "bos_token_id": 1, "pad_token_id": 0, "use_cache": True},
     {"stop_strings": ["A", "ab", "z", "!"], "tokenizer": characters()},
-    {"num_beams": 3, "early_stopping": True, "length_penalty": 0.5, "num_return_sequences": 2, "eos_token_id": 9},
+    {"num_beams": 3, "early_stopping": True, "length_penalty": 0.5, "num_return_sequences": 2},
     {"num_beams": 2, **SAMPLED, "prefix_allowed_tokens_fn": lambda row, ids: list(range(row, VOCAB, 2))},
     {**SAMPLED, "temperature": 1.5, "top_k": 20, "top_p": 0.9, "num_return_sequences": 2},
     {**SAMPLED, "min_p": 0.01, "typical_p": 0.9},
@@ -67,7 +69,8 @@ EXAMPLES = [
     {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "bad_words_ids": [[5], [6, 7]]},
     {"encoder_repetition_penalty": 1.5, "encoder_no_repeat_ngram_size": 2},
     {"forced_bos_token_id": 5, "forced_eos_token_id": 6, "eos_token_id": 6},
-    {"remove_invalid_values": True, "renormalize_logits": True, "suppress_tokens": [4], "begin_suppress_tokens": [8]},
+    {"remove_invalid_values": True, "renormalize_logits": True},
+    {"suppress_tokens": [4], "begin_suppress_tokens": [8]},
     {"exponential_decay_length_penalty": (2, 3.0), "eos_token_id": 6},
     {"sequence_bias": {(5, 6): 20.0, (5,): 10.0}},
     {"guidance_scale": 2.0},
@@ -109,15 +112,14 @@ def generate(options, **more):
 @pytest.mark.parametrize("options", EXAMPLES, ids=lambda options: "-".join(options))
 @pytest.mark.filterwarnings("ignore:Passing `generation_config` together")
 def test_an_option_does_what_it_does_without_a_cache(options):
-    cached, uncached = generate(options), generate(options, use_cache=False)
+    cached = generate(options, return_dict_in_generate=True)
+    uncached = generate(options, use_cache=False)
     if options.get("return_dict_in_generate"):
         close(torch.stack(cached.scores), torch.stack(uncached.scores))
         close(torch.stack(cached.logits), torch.stack(uncached.logits))
-        cached, uncached = cached.sequences, uncached.sequences
-    assert torch.equal(cached, uncached)
-    returned = generate(options, return_dict_in_generate=True)
-    assert torch.equal(returned.sequences, cached)
-    assert returned.past_key_values.batch_size == len(cached)
+        uncached = uncached.sequences
+    assert torch.equal(cached.sequences, uncached)
+    assert cached.past_key_values.batch_size == len(uncached)
 
 
 VALUES = {
@@ -140,18 +142,23 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_an_option_is_refused_by_its_name(name):
+def test_an_option_is_refused_by_its_name(name, monkeypatch):
     value, message = VALUES.get(name, 3), rf"does not take {name}: "
     with pytest.raises(ValueError, match=message):
         generate({}, **{name: value})
     if hasattr(GenerationConfig(), name) and name != "continuous_batching_config":
         with pytest.raises(ValueError, match=message):
             generate({"generation_config": GenerationConfig(**{name: value})})
-        model = build("rmt-1")
-        setattr(model.generation_config, name, value)
+        monkeypatch.setattr(shared("hmt-segment").generation_config, name, value)
         with pytest.raises(ValueError, match=message):
-            model.generate(random_ids(3)[None], max_new_tokens=1)
-    generate({}, max_new_tokens=1, **{name: None})
+            generate({})
+
+
+def test_values_that_ask_for_nothing():
+    generate(
+        {"num_beam_groups": 1, "diversity_penalty": 0.0, "penalty_alpha": 0.0, "output_attentions": False}
+    )
+    generate({}, **dict.fromkeys(REFUSED))
 
 
 def test_all_options_are_known():
@@ -162,6 +169,19 @@ def test_all_options_are_known():
     known = IDLE.union(REFUSED, *EXAMPLES)
     arguments = set(inspect.signature(GenerationMixin.generate).parameters) - {"self", "kwargs"}
     assert arguments | {name for name in vars(GenerationConfig()) if not name.startswith("_")} <= known
+
+
+def test_what_is_refused_is_documented():
+    page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text(encoding="utf-8")
+    assert not [name for name in REFUSED if f"`{name}" not in page]
+
+
+def test_the_time_limit_counts_the_reading_of_the_prompt(monkeypatch):
+    """By the clock of this library it was called long ago, by that of transformers it has just begun."""
+    long_ago = SimpleNamespace(time=lambda: time.time() - 1000)
+    monkeypatch.setattr("hmt.model.generation.time", long_ago)
+    assert generate({"max_time": 500.0}).shape[1] == 2 * L + J + 1
+    assert generate({"max_time": 5000.0}).shape[1] == 2 * L + J + NEW
 
 
 def test_what_a_checkpoint_says_of_the_cache_of_its_backbone_is_left_out(tmp_path):

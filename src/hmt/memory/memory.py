@@ -52,7 +52,7 @@ class Memory(Cache):
 
     Pass it as `past_key_values` to `model(...)` or `model.generate(...)` together with *only the new* ids.
     `generate` and `read` work on a copy and leave the one they were given alone; a direct `model(...)` call
-    advances it in place, as every transformers cache.
+    advances it in place, as every transformers cache, or not at all where it is interrupted.
 
     Attributes:
         state: closed segments (`MemoryState`).
@@ -163,7 +163,7 @@ class Memory(Cache):
 
     @contextmanager
     def as_it_was_on_error(self) -> Iterator[None]:
-        """Whatever is interrupted in here leaves the memory as it was before, not with half of a call read."""
+        """What is interrupted in here leaves the memory as it was before, not with half of a call read."""
         before = self.state, self.open_ids, self.open_lengths
         try:
             yield
@@ -175,12 +175,12 @@ class Memory(Cache):
     # -- what `generate` returned it with -----------------------------------------------------------------
 
     def note_returned(self, sequences: Tensor, real: Tensor) -> None:
-        """That `generate` returns it with `sequences` int64 [B, W], of which these are `real` (bool [B, W])."""
+        """`generate` returns it with `sequences` int64 [B, W], of which these are `real` (bool [B, W])."""
         rows = zip(sequences, real, self.tokens_read.tolist(), strict=True)
         self.returned = [Returned.of(ids[kept], tokens) for ids, kept, tokens in rows]
 
     def returned_with(self, ids: Tensor, real: Tensor) -> list[int]:
-        """Rows whose ids int64 [B, T], where `real` (bool [B, T]), begin with what they were returned with."""
+        """Rows whose ids (int64 [B, T], `real` bool [B, T]) begin with what they were returned with."""
         if not self.returned:
             return []
         rows = zip(self.returned, ids, real, self.tokens_read.tolist(), strict=True)

@@ -1,8 +1,9 @@
 """`generate` of transformers on top of a memory.
 
-A prompt is read once per stream, whatever is then written behind it: one answer, several, or beams. What is written is read
-into a copy, which may belong to beams that lose and goes on behind the end of a row; nobody sees it. The memory
-that is handed back is made from the one of the prompt and from the sequences themselves.
+A prompt is read once per stream, whatever is then written behind it: one answer, several, or beams. Decoding
+advances a copy that nobody is given: it lacks the last token, its rows are the beams that go on, and it reads
+what rows that ended are filled up with. What is handed back is made from the memory of the prompt and the
+sequences themselves.
 """
 
 from __future__ import annotations
@@ -32,15 +33,13 @@ from hmt.memory.memory import Memory
 from hmt.model.inputs import check_ids, check_mask
 from hmt.util.oom import generating_advice, out_of_memory_advice
 
-_DRAFTS = (
-    "drafts of assisted decoding are taken back where they fail, and nothing can be taken out of a memory"
-)
+_DRAFTS = "drafts of assisted decoding are taken back where they fail, and nothing is taken out of a memory"
 _CACHE = "a model with memory has a cache of one kind and size, its Memory"
-_REPOSITORY = "transformers runs this from a repository of its own, which knows nothing of memories"
-_NOT_RETURNED = "the segments of a text are run apart, and what the backbone returns inside is not kept"
+_REPOSITORY = "transformers runs it from a repository of its own, which knows nothing of memories"
+_NOT_RETURNED = "what the backbone returns inside a segment is not kept"
 
-#: Options of transformers' `generate` and `GenerationConfig` that are refused, each with the reason. All others
-#: do what they do for any causal LM.
+#: Options of transformers' `generate` and `GenerationConfig` that are refused, each with the reason. All
+#: others do what they do for any causal LM.
 REFUSED = {
     "assistant_model": _DRAFTS,
     "assistant_tokenizer": _DRAFTS,
@@ -48,11 +47,11 @@ REFUSED = {
     "prompt_lookup_num_tokens": _DRAFTS,
     "use_mtp": _DRAFTS,
     "is_assistant": _DRAFTS,
-    "penalty_alpha": "contrastive search tries tokens and takes them back, and nothing can be taken out of a memory",
+    "penalty_alpha": "contrastive search takes candidates back, and nothing is taken out of a memory",
     "cache_implementation": _CACHE,
     "cache_config": _CACHE,
     "max_cache_len": _CACHE,
-    "continuous_batching_config": "a Memory is not made of pages; streams of any age share a batch as they are",
+    "continuous_batching_config": "a Memory has no pages; streams of any age share a batch as they are",
     "prefill_chunk_size": "a prompt is read segment by segment already",
     "compile_config": "`model.compile_steps()` compiles reading and decoding",
     "output_attentions": _NOT_RETURNED,
@@ -62,13 +61,13 @@ REFUSED = {
     "diversity_penalty": _REPOSITORY,
     "constraints": _REPOSITORY,
     "force_words_ids": _REPOSITORY,
-    "token_healing": "it changes a prompt that has been read; call `ids = model.heal_tokens(ids, tokenizer)` before",
+    "token_healing": "it changes a prompt that was read; use `model.heal_tokens(ids, tokenizer)` before",
     "inputs_embeds": "sensory memory keeps raw tokens; pass their ids",
-    "synced_gpus": "a token takes more passes where a segment ends, so processes fall out of step; let each hold all weights",
+    "synced_gpus": "a token takes more passes where a segment ends, so processes fall out of step",
 }
 # These values ask for nothing; None and False never do.
 _NOTHING = {"num_beam_groups": 1, "diversity_penalty": 0, "penalty_alpha": 0}
-# What a checkpoint says of the caches of its backbone alone.
+# What a checkpoint says of the cache of its backbone alone.
 _OF_A_BACKBONE = (
     "cache_implementation",
     "cache_config",
@@ -88,7 +87,7 @@ def without_cache_options(config: GenerationConfig | None) -> GenerationConfig:
 
 
 class Deadline(MaxTimeCriteria):
-    """`max_time` from when `generate` was called: transformers counts from behind the reading of the prompt."""
+    """`max_time` from the call of `generate` on: transformers counts from when the prompt has been read."""
 
 
 class RowEnds(StoppingCriteria):
@@ -168,30 +167,31 @@ class MemoryGenerationMixin(GenerationMixin):
         """`transformers` generate, with its options: greedy, sampling, beams, streamers, ragged batches.
 
         Args:
-            inputs: int64 [B, T], of any length; with `past_key_values` *only the new* ids. Padding may stand anywhere
-                where an `attention_mask` [B, T] says so (as in transformers it may be longer: the last T columns count).
+            inputs: int64 [B, T], of any length; with `past_key_values` *only the new* ids. Padding may stand
+                anywhere where an `attention_mask` [B, T] says so (of a longer one the last T columns count).
             past_key_values: a `Memory` of B streams, which is left as it is: one memory can be asked many
                 questions.
 
-        With `return_dict_in_generate=True` what is returned has the memory of exactly the `sequences` [R, W] beside
-        it, row by row: `past_key_values`, a `Memory` of R streams. It has read the prompt without padding and all that
-        was written, the last token included; of a row that ended up to the id (or the stop string) that ended it, inclusive, and
-        not what the row is filled up with. To go on, pass it with the new ids alone::
+        With `return_dict_in_generate=True`, `past_key_values` of what is returned is the memory of exactly
+        its `sequences` [R, W], row by row. It has read the prompt without padding and all that was written,
+        the last token included; of a row that ended up to the id or stop string that ended it, inclusive, and
+        nothing of what the row is filled up with. To go on, pass it with the new ids alone; it is as if all
+        were read from the start::
 
             out = model.generate(ids, return_dict_in_generate=True)
             out = model.generate(more, past_key_values=out.past_key_values, return_dict_in_generate=True)
 
-        This is as if `sequences` and `more` were read from the start. With the caches of transformers the whole
-        text is passed again, `cat([out.sequences, more], 1)`, and what the cache holds is left out. A memory
-        keeps no text to compare that with, and new ids may repeat old ones, so this is refused where it is
-        seen: ValueError where a row begins with the sequence that the memory was returned with. (To have it read a
-        second time, `read` it.) Nor can the last token be taken out again: to write on from where an answer was cut off, pass
-        `out.sequences` with the memory, or none, that came before it.
+        With the caches of transformers the whole text is passed again, `cat([out.sequences, more], 1)`, and
+        what the cache holds is left out. A memory keeps no text, and new ids may repeat old ones, so the two
+        cannot be told apart, and this one is refused: ValueError where a row begins with the sequence that
+        the memory was returned with. (To have it read a second time, `read` it.) Nor can the last token be
+        taken out again: to write on where an answer was cut off, pass `out.sequences` with the memory, or
+        none, that came before it.
 
         `use_cache=False` computes every token from the whole text, and returns no memory.
 
-        ValueError also without a prompt token in every row, for a memory that does not fit, and for what a memory
-        cannot do: the options in `hmt.model.generation.REFUSED`, each by its name.
+        ValueError also without a prompt token in every row, for a memory that does not fit, and for options
+        that mean nothing to a memory or need what it cannot do (`REFUSED`), each by its name.
         """
         started = time.time()
         named = _GENERATE.bind_partial(self, inputs, *args, **kwargs).arguments
@@ -205,17 +205,18 @@ class MemoryGenerationMixin(GenerationMixin):
         ids = check_ids(inputs).to(self.input_device)
         mask = self._mask(ids, kwargs)
         if kwargs.get("attention_mask") is not None:
-            kwargs["attention_mask"] = mask.long()
+            kwargs["attention_mask"] = mask.long().to(inputs.device)
         if not mask.any(1).all():
             raise ValueError("a row of the prompt is all padding; there is nothing to continue from")
         (batch, width), given = ids.shape, past_key_values is not None
         memory = self.memory_for(past_key_values, batch)
         repeated = memory.returned_with(ids, mask)
         if repeated:
+            row, length = repeated[0], memory.returned[repeated[0]].length
             raise ValueError(
-                f"row {repeated[0]} of the ids begins with the {memory.returned[repeated[0]].length} tokens of the "
-                "sequence that `generate` returned with this memory, which has read them: pass only the new ids, "
-                "such as ids[:, out.sequences.shape[1]:] (to have all read once more, use `read`)"
+                f"row {row} of the ids begins with the {length} tokens of the sequence that `generate` "
+                "returned with this memory, which has read them: pass only the new ids, such as "
+                "ids[:, out.sequences.shape[1]:] (to have all of it read once more, use `read`)"
             )
         cached = self._option("use_cache", kwargs) is not False
         returning = cached and bool(self._option("return_dict_in_generate", kwargs))
@@ -248,8 +249,8 @@ class MemoryGenerationMixin(GenerationMixin):
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """ValueError, always: `generate_batch` and servers on it keep pages of keys and values."""
         raise ValueError(
-            "continuous batching (generate_batch) keeps keys and values in pages, and a memory has none; pass "
-            "several rows to `generate`, or read texts side by side with `read_many`"
+            "continuous batching (generate_batch) keeps keys and values in pages, and a memory has none; "
+            "pass several rows to `generate`, or read texts side by side with `read_many`"
         )
 
     # -- pieces of generate ---------------------------------------------------------------------------------
@@ -271,12 +272,12 @@ class MemoryGenerationMixin(GenerationMixin):
             raise ValueError(f"generate of a model with memory does not take {name}: {reason}")
         if isinstance(kwargs.get("custom_generate"), str):
             raise ValueError(
-                "generate of a model with memory does not take custom_generate of a repository, which replaces all "
-                "of generate and knows nothing of memories; pass a function that is the decoding loop"
+                "generate of a model with memory does not take custom_generate of a repository, which "
+                "replaces all of it and knows nothing of memories; pass a function that is the decoding loop"
             )
 
     def _mask(self, ids: Tensor, kwargs: dict) -> Tensor:
-        """Where the ids are real, bool [B, T]. Without a mask as in transformers: all, or all but the pads."""
+        """Where ids are real, bool [B, T]. Without a mask as in transformers: all, or all but the pads."""
         mask = check_mask(kwargs.get("attention_mask"), ids)
         if mask is not None:
             return mask.to(ids.device)
@@ -301,8 +302,8 @@ class MemoryGenerationMixin(GenerationMixin):
         number, (batch, width) = len(sequences) // len(ids), ids.shape
         if not torch.equal(sequences[:, :width], ids.repeat_interleave(number, 0)):
             raise ValueError(
-                "the sequences do not begin with the prompt, so what has been read of them cannot be told; with this "
-                "custom_generate use return_dict_in_generate=False"
+                "the sequences do not begin with the prompt, so it cannot be told what was read of them; "
+                "with this custom_generate use return_dict_in_generate=False"
             )
         beams = getattr(out, "beam_indices", None)  # -1 behind the end of a row
         lengths = ends.of(sequences) if beams is None else width + (beams >= 0).sum(1)

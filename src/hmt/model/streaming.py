@@ -311,7 +311,7 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
             labels: int64 [B, T] aligned with `input_ids`, -100 where not scored. The loss is the sum over all
                 scored tokens of all segments divided by their number (`num_items_in_batch`, if the Trainer
                 passes it).
-            past_key_values: a `Memory`; None starts new streams.
+            past_key_values: a `Memory`, advanced in place; None starts new streams.
             use_cache: return a `Memory` (default: yes, unless training or scoring labels without one).
             logits_to_keep: as in transformers: 0 or None all, n the last n columns, or a 1-D index tensor.
                 When training with labels and this is None, no logits are returned (they would not fit for
