@@ -17,7 +17,8 @@ _HOUSEKEEPING = {
     "attn_implementation", "_attn_implementation_internal", "_experts_implementation_internal", "auto_map",
     "output_attentions", "num_labels", "tie_word_embeddings", "use_cache", "experts_implementation",
 }  # fmt: skip
-
+# What some families do to their logits after the head.
+AFTER_THE_HEAD = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 
 C = TypeVar("C")
 
@@ -120,6 +121,13 @@ class MemoryConfig(PreTrainedConfig):
             raise ValueError(f"segment_length must be at least 1, got {self.segment_length}")
         if self.memory_scale != "embedding" and not 0 < self.memory_scale < math.inf:
             raise ValueError(f"memory_scale must be a number above 0, got {self.memory_scale}")
+
+    def __getattr__(self, name: str):
+        # Stock code that makes logits of hidden states looks here for what follows the head.
+        backbone = self.__dict__.get("text_config")
+        if name in AFTER_THE_HEAD and isinstance(backbone, PreTrainedConfig):
+            return getattr(backbone.get_text_config(), name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     @property
     def vocab_size(self) -> int:

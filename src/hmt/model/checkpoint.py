@@ -163,6 +163,11 @@ class BackboneWrapper(StreamingLM):
         """The modules that the system adds to the backbone."""
         return {name: module for name, module in self.named_children() if name != "backbone"}
 
+    def system_weights(self) -> list[torch.nn.Parameter]:
+        """As `StreamingLM.system_weights`: the backbone needs all of its own in every pass."""
+        own = [p for module in self.memory_modules().values() for p in module.parameters()]
+        return [parameter for parameter in own if parameter.requires_grad]
+
     def get_input_embeddings(self) -> Any:
         """The backbone's token embeddings, weight [V, d]."""
         return self.backbone.get_input_embeddings()

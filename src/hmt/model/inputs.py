@@ -19,17 +19,26 @@ _CARRY_NOTHING = {
     "token_type_ids",
     "is_first_iteration",
 }
+# Where the texts begin that are packed into a row.
+_PACKED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 # Asking for these is refused; saying no to them is not.
 _NOT_RETURNED = {"output_attentions", "output_hidden_states", "output_router_logits"}
+_ONE_TEXT = (
+    "{} says that several texts are packed into a row. A row is one stream, whose memory would go from one "
+    "text to the next: give each text a row of its own (TRL: packing=False and padding_free=False; or "
+    'packing_strategy="wrapped", to read them as one)'
+)
 
 
 def check_keywords(given: Mapping[str, Any], forward: Callable) -> None:
-    """TypeError for a keyword that `forward` does not know, ValueError for outputs that are not returned."""
+    """TypeError for a keyword that `forward` does not know, ValueError for one that it cannot follow."""
     for name, value in given.items():
         if value is None or name in _CARRY_NOTHING or (name in _NOT_RETURNED and value is False):
             continue
         if name in _NOT_RETURNED:
             raise ValueError(f"{name}=True: a model with memory returns no {name.removeprefix('output_')}")
+        if name in _PACKED:
+            raise ValueError(_ONE_TEXT.format(name))
         known = inspect.signature(forward).parameters
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -90,6 +99,18 @@ def check_mask(mask: Tensor | None, ids: Tensor) -> Tensor | None:
             f"attention_mask must be [batch, tokens] = {(batch, width)} (or longer), got {tuple(mask.shape)}"
         )
     return mask[:, -width:].bool()
+
+
+def check_positions(positions: Any, ids: Tensor, mask: Tensor | None) -> None:
+    """ValueError for position ids that begin anew inside a row of `ids` [B, T]; others carry nothing."""
+    width = ids.shape[1]
+    if not isinstance(positions, Tensor) or width < 2 or positions.shape[-1] < width:
+        return
+    jumps = positions[..., -width:].diff(dim=-1) != 1
+    if mask is not None:
+        jumps = jumps & (mask[:, 1:] & mask[:, :-1])
+    if jumps.any():
+        raise ValueError(_ONE_TEXT.format("position_ids"))
 
 
 def check_training(

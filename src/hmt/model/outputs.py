@@ -61,7 +61,9 @@ class MemoryOutput(CausalLMOutputWithPast):
         recalls; slot i of row b held segment `model.retrieval.held(...)`. Rows sum to 1, or to 0 where the
         bank was empty.
     recall_loss: mean cross-entropy of the recall weights against `recall_targets`, where those were given.
+    last_hidden_state: [B, kept columns, d], what the head makes logits of, where that was asked for instead.
     """
 
     recall: Tensor | None = None
     recall_loss: Tensor | None = None
+    last_hidden_state: Tensor | None = None

@@ -21,10 +21,12 @@ class Retrieval:
         held: segments read so far int64 [R] -> the segment in each slot int64 [R, N], -1 in an empty one.
         scores: queries [B, S, d] of every stream, and the state after them -> [B, S, B, N], against the slots
             of every stream.
+        head: tokens at the head of a segment that what is retrieved does not help with.
     """
 
     held: Callable[[Tensor], Tensor]
     scores: Callable[[Tensor, MemoryState], Tensor]
+    head: int = 0
 
     def loss(
         self,

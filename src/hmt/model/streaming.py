@@ -9,23 +9,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
+from transformers.utils import logging
 from typing_extensions import Self
 
 from hmt.memory.identity import LiveIdentity
 from hmt.memory.memory import Memory, adopt
 from hmt.memory.state import MemoryState
 from hmt.model import inputs, reading, running
+from hmt.model.body import MemoryBody, taking_part
 from hmt.model.generation import MemoryGenerationMixin
 from hmt.model.outputs import MemoryOutput, StepOutput
 from hmt.model.protocol import Progress
 from hmt.model.retrieval import Retrieval
 from hmt.model.segments import Grid, make_grid, shift_labels
+
+logger = logging.get_logger(__name__)
 
 
 class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
@@ -49,6 +53,8 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
 
     #: Fields of the config that say how much is kept and decide the shape of no weight, see `resized`.
     sizes: ClassVar[tuple[str, ...]] = ()
+    #: Fields of the config that every stage of training sets to its own of the same name (`recall`).
+    stage_fields: ClassVar[tuple[str, ...]] = ()
     #: What the system cannot do ("train", ...), each with the reason, see `require`.
     cannot: ClassVar[Mapping[str, str]] = {}
     #: Compiled functions, of systems that have `compile_steps`.
@@ -118,6 +124,7 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         twin = copy.copy(self)
         twin.config = config
         twin.compiled = None  # compiled functions run the model they were made from
+        twin.__dict__.pop("base_model", None)  # and so does its body
         return twin
 
     def largest_within(self, nbytes: int) -> Self:
@@ -133,6 +140,11 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
                 f"{least:,}"
             )
         return self.resized(**{field: 1 + (nbytes - least) // (more - least)})
+
+    @cached_property
+    def base_model(self) -> MemoryBody:  # type: ignore[override]
+        """The model without its head: ids in, `last_hidden_state` [B, T, d] out, read with memory."""
+        return MemoryBody(self)
 
     def require(self, what: str) -> None:
         """ValueError, with the reason, where the system declares that it cannot do `what`."""
@@ -176,6 +188,14 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         right.
         """
         return None
+
+    def system_weights(self) -> list[torch.nn.Parameter]:
+        """The trained weights that a call can do without, as those of recall where nothing was read yet.
+
+        In training all of them take part in every call, those that were not needed with gradients of zero:
+        what trains a model on several devices wants a gradient of each.
+        """
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of outputs [..., d]."""
@@ -298,6 +318,7 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         replay: bool = False,
         chunk: int | None = None,
         output_recall: bool = False,
+        output_last_hidden_state: bool = False,
         inputs_embeds: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
@@ -323,6 +344,8 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
                 as wrong answers, so that recall learns to be sharp among many segments from samples of few.
             bptt_depth, replay, chunk: see `run`.
             output_recall: return recall weights.
+            output_last_hidden_state: return what the head makes the logits of, [B, kept columns, d], and not
+                the logits. `base_model` is this without a loss.
         Returns a `MemoryOutput`, logits [B, kept columns, V]. At a masked column the logits are those of the
         last real token before it. ValueError for inputs that do not fit, with the reason; TypeError for a
         keyword that does not exist.
@@ -334,6 +357,7 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         inputs.check_keywords(kwargs, self.forward)
         input_ids = inputs.check_ids(input_ids)
         mask = inputs.check_mask(attention_mask, input_ids)
+        inputs.check_positions(kwargs.get("position_ids"), input_ids, mask)
         inputs.check_training(input_ids, labels, recall_targets, bptt_depth, chunk)
         batch, width = input_ids.shape
         given = past_key_values is not None
@@ -341,6 +365,12 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         if use_cache is None:
             use_cache = given or not (self.training or labels is not None)
         columns = inputs.kept_columns(logits_to_keep, width).to(input_ids.device)
+
+        def ended(hidden: Tensor) -> dict[str, Tensor]:
+            if output_last_hidden_state:
+                return {"last_hidden_state": hidden}
+            return {"logits": self.head(hidden)}
+
         plain = labels is None and recall_targets is None and not output_recall
         alone = use_cache and plain and not (self.training or torch.is_grad_enabled())
         if alone and (mask is None or bool(mask.all())):
@@ -349,14 +379,19 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
                 inputs.check_vocabulary(input_ids, self.config.vocab_size)
             with memory.as_it_was_on_error():
                 appended = self.append(memory, input_ids)
-                found = None if appended is None else self.head(appended.index_select(1, columns))
+                found = None if appended is None else ended(appended.index_select(1, columns))
             if found is not None:
                 memory.columns_fed += width
-                return self._output(return_dict, logits=found, past_key_values=memory)
+                return self._output(return_dict, past_key_values=memory, **found)
 
         grid = self._grid(input_ids, mask, memory, fresh=not given)
         targets = None if labels is None else shift_labels(grid, labels, mask)
         count: Any = kwargs.get("num_items_in_batch")
+        if self.training and targets is None and count is not None:
+            logger.warning_once(
+                "the Trainer keeps the labels for a loss of its own: label_smoothing_factor does not shift "
+                "labels for a model with memory, which learns to repeat its input; use a compute_loss_func"
+            )
         if targets is not None and count is None:
             count = (targets != -100).sum().clamp(min=1)
         keeping = logits_to_keep is not None or not self.training or labels is None
@@ -368,6 +403,8 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         score = partial(self.token_loss, count=count)
 
         def only_what_is_used(index: int, out: StepOutput) -> StepOutput:
+            if index == 0 and self.training and torch.is_grad_enabled():
+                out = replace(out, hidden=taking_part(out.hidden, self.system_weights()))
             if targets is not None and each:
                 start = index * grid.segment_length
                 out.loss = score(out.hidden, targets[:, start : start + out.hidden.shape[1]])
@@ -396,12 +433,11 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         loss = torch.stack(losses).sum() if losses else None
         if targets is not None and stream is not None and not each:
             loss = score(stream, targets[:, : stream.shape[1]])
-        logits = None
+        found = {}
         if keeping:
             assert stream is not None
             at = grid.positions.index_select(1, columns).clamp(min=0)
-            wanted = stream.gather(1, at.unsqueeze(-1).expand(-1, -1, stream.shape[-1]))
-            logits = self.head(wanted)
+            found = ended(stream.gather(1, at.unsqueeze(-1).expand(-1, -1, stream.shape[-1])))
 
         recall = torch.stack(recalls, dim=1) if recalls else None
         recall_loss = None
@@ -416,10 +452,10 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         return self._output(
             return_dict,
             loss=loss,
-            logits=logits,
             past_key_values=memory if use_cache else None,
             recall=recall.exp() if output_recall and recall is not None else None,
             recall_loss=recall_loss,
+            **found,
         )
 
     # -- pieces of forward --------------------------------------------------------------------------------

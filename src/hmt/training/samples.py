@@ -97,16 +97,11 @@ def describe(samples) -> dict[str, Any]:
 def make_collator(model, tokenizer, stage: Stage, recipe: Recipe) -> SegmentCollator:
     """The collator of a stage, with recall targets only where the stage and the system recall."""
     pad = getattr(tokenizer, "pad_token_id", None)
-    recalls = stage.recall and model.retrieval is not None
+    retrieval, length = model.retrieval if stage.recall else None, model.config.segment_length
     return SegmentCollator(
         pad_token_id=0 if pad is None else pad,
-        segment_length=model.config.segment_length,
-        recall_targets=recipe.recall_targets if recalls else None,
-        ngram_options=_ngram_options(model.config),
+        segment_length=length,
+        recall_targets=None if retrieval is None else recipe.recall_targets,
+        # tiny segments have no bigrams
+        ngram_options={} if retrieval is None else {"head_length": retrieval.head, "n": min(2, length)},
     )
-
-
-def _ngram_options(config) -> dict[str, Any]:
-    """Recall cannot help with the head, which the query has seen; tiny segments have no bigrams."""
-    head = getattr(config, "summary_length", None)
-    return {} if head is None else {"head_length": head, "n": min(2, config.segment_length)}

@@ -52,8 +52,14 @@ class Recall(nn.Module):
         """S W_q W_k^T / sqrt(d_h), float32 [..., d]: its inner products with the bank are the scores.
 
         (S W_q)(M W_k)^T = (S W_q W_k^T) M^T: the query is folded instead of projecting the bank, so no keys
-        are stored, and none are projected again at every segment.
+        are stored, and none are projected again at every segment. ValueError where W_k is no weight.
         """
+        if not isinstance(self.key, nn.Linear):
+            raise ValueError(
+                f"recall uses the weight of its key projection, which is a {type(self.key).__name__} now: "
+                'adapt the backbone only (LoraConfig(exclude_modules="recall.*", ...)) and train the memory '
+                "itself (modules_to_save)"
+            )
         return nn.functional.linear(self.query(summary), self.key.weight.t()).float() * self.scale
 
     def forward(self, folded: Tensor, bank: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,6 +88,7 @@ class HMTForCausalLM(BackboneMemory):
 
     config_class = HMTConfig
     sizes = ("memory_size",)
+    stage_fields = ("recall",)  # the paper trains without, first
 
     def add_modules(self, width: int) -> None:
         """T [1, d], the first prompt [m, d] (nothing to recall yet), W_q and W_k; W [m, d] if "learned"."""
@@ -112,7 +119,7 @@ class HMTForCausalLM(BackboneMemory):
     @property
     def retrieval(self) -> Retrieval:
         """The slots of the bank, scored as in equation 2 before the softmax."""
-        return Retrieval(self._held, self._scores)
+        return Retrieval(self._held, self._scores, head=self.config.summary_length)
 
     @property
     def encodes(self) -> bool:
