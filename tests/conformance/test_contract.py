@@ -124,6 +124,17 @@ def test_checkpointing_inside_the_backbone(system):
         model(random_ids(2 * L)[None], labels=random_ids(2 * L)[None])
 
 
+def test_checkpointing_is_looked_for_once_per_call(monkeypatch):
+    """It goes through all modules, which is not to be paid for at every segment."""
+    from hmt import backbone as bb
+
+    asked, find = [], bb.is_checkpointed
+    monkeypatch.setattr(bb, "is_checkpointed", lambda backbone: asked.append(1) or find(backbone))
+    model, ids = build("armt").train(), random_ids(4 * L)[None]
+    model(ids, labels=ids).loss.backward()
+    assert len(asked) == 1
+
+
 # -- declarations --------------------------------------------------------------------------------------------
 
 

@@ -121,7 +121,7 @@ def _inside_layers(backbone: PreTrainedModel, memory: LayerMemory) -> Iterator[l
     """Forward hooks for one pass; yields the list that the layers' outputs are appended to.
 
     The hooks are gone when the pass ends, so a recomputation by gradient checkpointing inside the backbone
-    would run without them: `check_one_pass` refuses it.
+    would run without them: `BackboneMemory.run` refuses it.
     """
     taps: list[Tensor] = []
     handles = []
@@ -147,13 +147,9 @@ def _inside_layers(backbone: PreTrainedModel, memory: LayerMemory) -> Iterator[l
             handle.remove()
 
 
-def check_one_pass(backbone: PreTrainedModel, training: bool, why: str) -> None:
-    """ValueError where gradient checkpointing inside the backbone would drop its cache or its hooks."""
-    if training and any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules()):
-        raise ValueError(
-            f"{why}, which gradient checkpointing inside the backbone switches off; turn that off and train "
-            "with replay=True, which saves more memory"
-        )
+def is_checkpointed(backbone: PreTrainedModel) -> bool:
+    """Whether gradient checkpointing inside the backbone is on: in training it drops caches and hooks."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules())
 
 
 def new_cache(backbone: PreTrainedModel) -> DynamicCache:

@@ -7,6 +7,7 @@ come the whole pass over a segment, the open segment on a KV cache and decoding,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from hmt.model.compiling import CompiledSteps
 from hmt.model.layout import Ids, Layout, Probe, Tokens
 from hmt.model.open_segment import OpenSegment, embed_parts, place_tokens, run_laid_out
 from hmt.model.outputs import SegmentRecord, StepOutput
+from hmt.model.segments import Grid
 
 _FOREVER = 2**40  # segments: more than any stream has
 
@@ -134,15 +136,11 @@ class BackboneMemory(BackboneWrapper):
     ) -> tuple[Tensor, Layout, SegmentRecord | None]:
         """Outputs [B, w, d] at the tokens of a segment int64 [B, w], its layout, and its record if it has L.
 
-        ValueError for a layout that does not fit, and for gradient checkpointing that would drop a cache.
+        ValueError for a layout that does not fit.
         """
         layout = self.layout(state, encoded)
         layout.check(self.segment_length, len(segment))
         opened = self.open_cache(state)
-        if layout.staged or opened is not None or self.layer_memory(state) is not None:
-            name = self.config.model_type
-            why = f"a {name} as configured here reads a segment with a cache or inside the layers"
-            bb.check_one_pass(self.backbone, self.training, why)
         parts, tokens = embed_parts(self, layout.parts, segment)
         running = OpenSegment(layout, parts, [0] * len(segment))
         if opened is not None:
@@ -169,6 +167,21 @@ class BackboneMemory(BackboneWrapper):
             ids, full, encoded, segment.kept, segment.layers, hidden, segment.cache, segment.mask
         )
 
+    def run(self, grid: Grid, state: MemoryState, **options: Any) -> Iterator[tuple[int, StepOutput]]:
+        """As `StreamingLM.run`. ValueError for gradient checkpointing that would drop a cache, or hooks."""
+        if self.training and bb.is_checkpointed(self.backbone) and not self._one_pass():
+            raise ValueError(
+                f"a {self.config.model_type} as configured here reads a segment with a cache or inside the "
+                "layers, which gradient checkpointing inside the backbone switches off; turn that off and "
+                "train with replay=True, which saves more memory"
+            )
+        return super().run(grid, state, **options)
+
+    def _one_pass(self) -> bool:
+        """Whether a segment is one pass, without a cache and with nothing read inside the layers."""
+        layout, state = self._layout_of(0)
+        return not layout.staged and self.open_cache(state) is None and self.layer_memory(state) is None
+
     def step(
         self,
         segment: Tensor,
@@ -191,19 +204,25 @@ class BackboneMemory(BackboneWrapper):
     # -- lengths, all of them from the layout ---------------------------------------------------------------
 
     @torch.no_grad()
-    def _laid_out(self, age: int) -> list[Any]:
-        """All parts of a segment of one stream that has read so many segments."""
+    def _layout_of(self, age: int) -> tuple[Layout, MemoryState]:
+        """How a segment of one stream that has read so many segments begins, and the stream's state."""
         memory = self.new_memory(1)
+        state, encoded = memory.state.aged(age, age), None
         with bb.evaluating(self):
-            encoded = None
             if self.lookahead:
                 encoded = self.encode_one(memory.open_ids[:, :1], memory.open_lengths + 1)
-            state = memory.state.aged(age, age)
-            parts = list(self.layout(state, encoded).parts)
+            return self.layout(state, encoded), state
+
+    @torch.no_grad()
+    def _laid_out(self, age: int) -> list[Any]:
+        """All parts of a segment of one stream that has read so many segments."""
+        layout, state = self._layout_of(age)
+        parts = list(layout.parts)
+        with bb.evaluating(self):
             while parts and isinstance(parts[-1], Probe):
                 probe = parts[-1]
                 answer = torch.zeros_like(probe.vectors[:, -1])
-                parts += probe.then(state, answer, memory.open_lengths >= 0).parts
+                parts += probe.then(state, answer, state.segments >= 0).parts
         return parts
 
     def _around(self, age: int) -> int:
