@@ -113,6 +113,8 @@ def test_mistakes(backbone_folder, text_file, tmp_path):
     assert "'text'" in call(backbone_folder, text_file, "-o", out, expect=2)
     assert "such as 2,4,8" in call(backbone_folder, text_file, "-o", out, "--curriculum", "2,x", expect=2)
     assert "recall_targets" in call(backbone_folder, text_file, "-o", out, "--recall-loss", 1, expect=2)
+    reporter = ["--text-field", "words", "--report-to", "papr"]
+    assert "papr is not supported" in call(backbone_folder, text_file, "-o", out, *reporter, expect=2)
     assert not out.exists()
 
 

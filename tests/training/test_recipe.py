@@ -101,6 +101,9 @@ def test_copying_comes_before_the_papers_stages():
         ({"learning_rate": 0.0}, "above 0"),
         ({"lr_decay": 1.5}, "lr_decay"),
         ({"lr_schedule": "staircase"}, "choose one of steps, linear"),
+        ({"lr_schedule": "cosine_with_min_lr"}, "choose one of steps, linear"),  # it wants more than steps
+        ({"lr_schedule": "constant", "warmup_steps": 3}, "choose 'constant_with_warmup'"),
+        ({"lr_schedule": "linear", "lr_decay": 0.7}, "lr_decay is of lr_schedule 'steps'"),
         ({"recall_loss_until": 2.0}, "fraction"),
         ({"recall_loss_weight": 0.5}, "needs recall_targets"),
         ({"repetition": 1.5}, "share of segments"),

@@ -230,6 +230,47 @@ def test_held_out_loss(make_model, tokenizer, texts, make_recipe, tmp_path, read
     assert held_out[-1]["eval_tokens"] == 31 + 28 + 31  # two samples of the first document, one of the second
 
 
+def test_stages_are_one_run_where_it_is_reported_to(
+    make_model, tokenizer, texts, make_recipe, tmp_path, monkeypatch
+):
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    seen = []
+
+    class Reporter(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if "loss" in logs:
+                seen.append((args.run_name, state.global_step, logs["loss"]))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "paper", Reporter)
+    recipe = make_recipe(stage1_steps=2, stage2_steps=3)
+    options = {"report_to": ["paper"], "run_name": "mine"}
+    with pytest.raises(TrainingStopped):
+        callbacks = [interrupt_at(2)]
+        run(make_model(), tokenizer, texts, recipe, tmp_path / "run", callbacks=callbacks, **options)
+    run(make_model(), tokenizer, texts, recipe, tmp_path / "run", resume=True, **options)
+    assert [entry[:2] for entry in seen] == [("mine", step) for step in range(1, 6)]
+    run(make_model(), tokenizer, texts, recipe, tmp_path / "quiet")
+    assert len(seen) == 5
+    for name, reason in (("papr", "papr is not supported"), ("clearml", "to be installed")):
+        with pytest.raises(ValueError, match=reason):
+            run(make_model(), tokenizer, texts, recipe, tmp_path / "none", report_to=name)
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_would_be_passed_over_is_refused(
+    make_model, tokenizer, texts, make_recipe, tmp_path, monkeypatch
+):
+    for options, data in (({"eval_steps": 2}, None), ({}, texts)):
+        with pytest.raises(ValueError, match="eval_steps: set both, or neither"):
+            run(make_model(), tokenizer, texts, make_recipe(**options), tmp_path / "run", eval_data=data)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(ValueError, match="mixed precision in fp16"):
+        run(make_model(), tokenizer, texts, make_recipe(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_given_targets_and_ready_samples(make_model, make_recipe, tmp_path, read_log):
     from hmt.data import KeyValueDataset, KeyValueTask
 
@@ -265,7 +306,7 @@ def test_repeated_segments_are_what_recall_is_taught(
         -100,
         0,
     ]
-    run(make_model(), tokenizer, texts, recipe, tmp_path / "run", eval_data=texts[:1])
+    run(make_model(), tokenizer, texts, recipe, tmp_path / "run")
     log = [entry for entry in read_log(tmp_path / "run") if "loss" in entry]
     assert all(entry["recall_loss"] > 0 for entry in log if entry["name"] == "memory")
     with pytest.raises(ValueError, match="'recurrence' repeats segments"):

@@ -38,7 +38,7 @@ _RECIPE = options(paper_recipe, Recipe, docs=[Stage], without=["stages"], names=
 _RECIPE.fields["eval_steps"] = replace(_RECIPE.fields["eval_steps"], default=100)
 # a field whose name means something else here is left to --set
 _TAKEN = [*_RECIPE.fields, *fields_of(Stage, load_documents, load_text, open_for_training)]
-_TAKEN += ["model", "data", "output", "resume", "pairs", "eval_data"]
+_TAKEN += ["model", "data", "output", "resume", "pairs", "eval_data", "report_to", "run_name"]
 _FIELDS = system_fields(system_names(), without=[*OF_THE_BACKBONE, *_TAKEN])
 
 
@@ -92,6 +92,17 @@ def command(
         str | None,
         typer.Option(help="File, folder or hub dataset of held-out text.", rich_help_panel="Data"),
     ] = None,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also report to tensorboard, wandb, mlflow, ... or all that is installed. Repeatable.",
+            metavar="NAME",
+            rich_help_panel="Run",
+        ),
+    ] = None,
+    run_name: Annotated[
+        str | None, typer.Option(help="Name of the run in what it reports to.", rich_help_panel="Run")
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -123,7 +134,17 @@ def command(
     learner = open_for_training(model, chosen, system, memory, **attention)
     logging.disable_progress_bar()  # one for every checkpoint that is written
     try:
-        result = train(learner, tokenizer, documents, chosen, output, resume=resume, eval_data=held_out)
+        result = train(
+            learner,
+            tokenizer,
+            documents,
+            chosen,
+            output,
+            resume=resume,
+            eval_data=held_out,
+            report_to=report_to or "none",
+            run_name=run_name,
+        )
     except TrainingStopped as stop:
         typer.secho(str(stop), fg=typer.colors.YELLOW, err=True)
         raise typer.Exit(128 + stop.signal) from None

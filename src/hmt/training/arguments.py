@@ -9,10 +9,18 @@ from hmt.training.recipe import Recipe, Stage
 
 
 def training_arguments(
-    stage: Stage, recipe: Recipe, output_dir, seed: int | None, evaluate: bool
+    stage: Stage,
+    recipe: Recipe,
+    output_dir,
+    seed: int | None,
+    evaluate: bool,
+    run_name: str | None = None,
 ) -> TrainingArguments:
-    """Those of one stage; `seed` overrides the recipe's; evaluate: whether there is text to evaluate on."""
-    return TrainingArguments(
+    """Those of one stage; `seed` overrides the recipe's; evaluate: whether there is text to evaluate on.
+
+    ValueError where the environment (`accelerate launch`) asks for another precision than the recipe.
+    """
+    arguments = TrainingArguments(
         output_dir=str(output_dir),
         max_steps=stage.steps,
         per_device_train_batch_size=stage.batch_size or recipe.batch_size,
@@ -36,5 +44,12 @@ def training_arguments(
         use_cpu=not torch.accelerator.is_available(),  # bf16 on a CPU must be asked for in so many words
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
-        report_to="none",
+        report_to="none",  # see `hmt.training.reporting`
+        run_name=run_name,
     )
+    if arguments.mixed_precision != ("bf16" if recipe.bf16 else "no"):
+        raise ValueError(
+            f"the environment asks for mixed precision in {arguments.mixed_precision} (accelerate launch "
+            f"--mixed_precision), and the recipe has bf16={recipe.bf16}: say it in the recipe (--bf16)"
+        )
+    return arguments

@@ -16,6 +16,18 @@ from typing import Any, Literal
 
 from hmt.training.checks import at_least, build, check_types
 
+# The table's, and those of transformers that a number of steps and a warm-up are enough for.
+SCHEDULES = (
+    "steps",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -28,7 +40,7 @@ class Stage:
         recall: False is the paper's stage 1. Systems without recall train the same either way.
         learning_rate: at the first step (after the warm-up, if there is one).
         lr_schedule: "steps" multiplies by `lr_decay` every `lr_decay_every` steps (Table 7: 0.9 or 0.7, 100);
-            other names are those of transformers' Trainer ("constant", "linear", "cosine", ...).
+            the other `SCHEDULES` are transformers' ("constant", "linear", "cosine", ...).
         lr_decay: factor of the schedule "steps" (the paper: 0.9 or 0.7).
         lr_decay_every: steps after which it is applied again.
         lr_start_step: with "steps", how many steps the decay has already counted: a curriculum is one decay.
@@ -78,7 +90,7 @@ class Stage:
             raise ValueError(f"repetition is a share of segments from 0 to 1, got {self.repetition}")
         if self.repetition and self.segments < 2:
             raise ValueError("repetition repeats an earlier segment: samples need at least 2 segments")
-        _check_schedule(self.lr_schedule)
+        _check_schedule(self)
 
     def lr_factor(self, step: int) -> float:
         """What "steps" multiplies `learning_rate` by at optimizer step `step` (0 is the first)."""
@@ -216,7 +228,8 @@ def paper_recipe(
         bptt_depth: segments that gradients flow through in stage 2.
         segments: segments of a sample in stage 2; None: the BPTT depth.
         curriculum: depths, such as [2, 4, 8], that share the steps of stage 2 and take the place of
-            `bptt_depth`: each is a stage of its own, the learning rate and the recall loss go on as in one.
+            `bptt_depth`: each is a stage of its own, the learning rate (of "steps"; other schedules begin
+            anew) and the recall loss go on as in one.
         recall_loss_until: fraction of the steps of all of stage 2.
         copy_steps: steps of a stage "copying" ahead of all: samples of two segments, the second of which
             repeats the first and can only be had from memory, as many tokens to a batch as in stage 2. It
@@ -308,11 +321,13 @@ def _taught_stages(
     return stages
 
 
-def _check_schedule(name: str) -> None:
-    if name == "steps":
-        return
-    from transformers.trainer_utils import SchedulerType
-
-    known = ["steps", *(kind.value for kind in SchedulerType)]
-    if name not in known:
-        raise ValueError(f"lr_schedule {name!r} is not known; choose one of {', '.join(known)}")
+def _check_schedule(stage: Stage) -> None:
+    """ValueError for a schedule that is not known, and for options that it would pass over."""
+    name = stage.lr_schedule
+    if name not in SCHEDULES:
+        raise ValueError(f"lr_schedule {name!r} is not known; choose one of {', '.join(SCHEDULES)}")
+    if name == "constant" and stage.warmup_steps:
+        raise ValueError("lr_schedule 'constant' has no warm-up: choose 'constant_with_warmup'")
+    for option in ("lr_decay", "lr_decay_every", "lr_start_step"):
+        if name != "steps" and getattr(stage, option) != getattr(Stage, option):
+            raise ValueError(f"{option} is of lr_schedule 'steps', and has no meaning in {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from accelerate import PartialState
 
 from hmt.model.checkpoint import BackboneWrapper
 from hmt.training import checkpoints as ck
+from hmt.training.arguments import training_arguments
 from hmt.training.recipe import Recipe, Stage
+from hmt.training.reporting import reporters
 from hmt.training.samples import Data, describe, make_collator, prepare, stage_samples
 from hmt.training.stops import TrainingStopped
 from hmt.training.trainer import MemoryTrainer
@@ -51,6 +54,8 @@ def train(
     *,
     resume: bool = False,
     eval_data: Data = None,
+    report_to: str | Sequence[str] = "none",
+    run_name: str | None = None,
     progress: bool = True,
     callbacks=(),
 ) -> TrainingResult:
@@ -64,6 +69,10 @@ def train(
         output_dir: a folder that does not exist or is empty; or, with `resume`, that of an earlier run, whose
             finished stages are skipped. With `resume` and nothing there, the run begins.
         eval_data: text to measure the loss on every `recipe.eval_steps`; in the forms of `data`.
+        report_to: names of what transformers reports to ("tensorboard", "wandb", "mlflow", ...), "all" of
+            what is installed, or "none": only `log.jsonl`. All stages are one run there.
+        run_name: the name of that run. Where it goes is said in the environment (TENSORBOARD_LOGGING_DIR,
+            WANDB_PROJECT, ...); TensorBoard's files are in the folders of the stages otherwise.
         callbacks: more `transformers.TrainerCallback`s, for every stage.
 
     Raises ValueError for settings that cannot work and for a resume with other settings, `TrainingDiverged`
@@ -73,6 +82,11 @@ def train(
     folder = Path(output_dir)
     _check_model(model, recipe)
     ck.check_folder(folder, resume)
+    reporters(report_to)
+    for stage in recipe.stages:
+        training_arguments(stage, recipe, folder, None, evaluate=False)  # what they refuse, before any work
+    if (eval_data is None) != (recipe.eval_steps is None):
+        raise ValueError("eval_data is scored every recipe.eval_steps: set both, or neither")
     data = prepare(data, tokenizer)
     eval_data = None if eval_data is None else prepare(eval_data, tokenizer)
     samples = [_samples(data, stage, model, recipe) for stage in recipe.stages]
@@ -86,11 +100,12 @@ def train(
     result = TrainingResult(folder)
     if ck.is_finished(folder):
         logger.info("the run in %s is finished; nothing is left to do", folder)
-        _set_recall(model, recipe.stages[-1])
+        _enter(model, recipe.stages[-1])
         ck.load_weights(model, folder)
     else:
         with trained_in_float32(model, recipe):
-            runner = _Runner(model, tokenizer, recipe, folder, eval_data, progress, list(callbacks))
+            told: dict[str, Any] = {"progress": progress, "report_to": report_to, "run_name": run_name}
+            runner = _Runner(model, tokenizer, recipe, folder, eval_data, list(callbacks), **told)
             for number, stage in enumerate(recipe.stages, start=1):
                 result.stages.append(runner.run(number, stage, samples[number - 1]))
         model.eval()
@@ -107,8 +122,19 @@ class _Runner:
     """The stages of one call of `train`."""
 
     def __init__(
-        self, model, tokenizer, recipe: Recipe, folder: Path, eval_data, progress: bool, callbacks: list
+        self,
+        model,
+        tokenizer,
+        recipe: Recipe,
+        folder: Path,
+        eval_data,
+        callbacks: list,
+        *,
+        progress: bool,
+        report_to: str | Sequence[str],
+        run_name: str | None,
     ):
+        self.report_to, self.run_name = report_to, run_name
         self.model, self.tokenizer, self.recipe, self.folder = model, tokenizer, recipe, folder
         self.eval_data, self.progress, self.callbacks = eval_data, progress, callbacks
         self.last: Path | None = None  # final checkpoint of the stage before
@@ -117,7 +143,7 @@ class _Runner:
     def run(self, number: int, stage: Stage, samples) -> dict[str, Any]:
         folder = self.folder / f"stage-{number}-{stage.name}"
         checkpoint = ck.last_checkpoint(folder)
-        _set_recall(self.model, stage)
+        _enter(self.model, stage)
         summary = {
             "name": stage.name,
             "steps": stage.steps,
@@ -141,7 +167,9 @@ class _Runner:
         if PartialState().is_main_process:
             ck.trim_log(self.folder, number, begin)
             folder.mkdir(parents=True, exist_ok=True)
-        callbacks = [LogFile(self.folder, number, stage.name), *self.callbacks]
+        before = sum(other.steps for other in self.recipe.stages[: number - 1])
+        callbacks = [LogFile(self.folder, number, stage.name), *reporters(self.report_to, before)]
+        callbacks += self.callbacks
         bar = Progress(f"stage {number} ({stage.name})")
         trainer = MemoryTrainer(
             self.model,
@@ -155,6 +183,7 @@ class _Runner:
             callbacks=[*callbacks, bar] if self.progress else callbacks,
             seed=self.recipe.seed + number - 1,  # each stage its own order of samples
             start=self.last,
+            run_name=self.run_name,
         )
         try:
             output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -191,7 +220,7 @@ def _samples(data: Data, stage: Stage, model, recipe: Recipe):
 
 def _record(model, recipe: Recipe, samples: list) -> dict[str, Any]:
     config = model.config
-    fields = {name: value for name, value in config.memory_fields().items() if name != "recall"}
+    fields = {n: value for n, value in config.memory_fields().items() if n not in model.stage_fields}
     return {
         "recipe": recipe.to_dict(),
         "model": {"system": config.model_type, "backbone": config.base_model_name_or_path, **fields},
@@ -199,6 +228,6 @@ def _record(model, recipe: Recipe, samples: list) -> dict[str, Any]:
     }
 
 
-def _set_recall(model, stage: Stage) -> None:
-    if hasattr(model.config, "recall"):
-        model.config.recall = stage.recall
+def _enter(model, stage: Stage) -> None:
+    for name in model.stage_fields:
+        setattr(model.config, name, getattr(stage, name))

@@ -38,6 +38,7 @@ class MemoryTrainer(Trainer):
         train_dataset, eval_dataset, data_collator, callbacks: as in `transformers.Trainer`.
         tokenizer: saved beside every checkpoint.
         start: the checkpoint this stage began from, named when the stage diverges before its own first one.
+        run_name: what reporting callbacks call the run.
     ValueError where one process sees several GPUs.
     """
 
@@ -57,10 +58,12 @@ class MemoryTrainer(Trainer):
         callbacks=(),
         seed: int | None = None,
         start: Path | None = None,
+        run_name: str | None = None,
     ):
         self.stage, self.recipe, self.start = stage, recipe, start
         self.signals = StopSignals()
-        args = training_arguments(stage, recipe, output_dir, seed, evaluate=eval_dataset is not None)
+        evaluate = eval_dataset is not None
+        args = training_arguments(stage, recipe, output_dir, seed, evaluate, run_name)
         if args.n_gpu > 1:
             raise ValueError(
                 f"{args.n_gpu} GPUs are visible to one process: launch with "
