@@ -121,6 +121,7 @@ def command(
         del recipe["recall_targets"]
     chosen = paper_recipe(**recipe)
 
+    from accelerate import PartialState
     from transformers.utils import logging
 
     from hmt.systems import load_tokenizer
@@ -148,7 +149,8 @@ def command(
     except TrainingStopped as stop:
         typer.secho(str(stop), fg=typer.colors.YELLOW, err=True)
         raise typer.Exit(128 + stop.signal) from None
-    _report(result, output)
+    if PartialState().is_main_process:
+        _report(result, output)
 
 
 def set_fields(system: str | None, pairs: list[str]) -> dict[str, Any]:

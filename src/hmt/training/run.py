@@ -93,6 +93,7 @@ def train(
     record = _record(model, recipe, samples)
     ck.check_record(folder, record)
     apply_tuning(model, recipe)
+    PartialState().wait_for_everyone()  # all have looked at the folder
     if PartialState().is_main_process and not (folder / ck.RECORD).is_file():
         ck.write_record(folder, record)
         recipe.save(folder / "recipe.json")
