@@ -66,7 +66,7 @@ def recipe(folder, world):
         stage1_steps=2, stage2_steps=2, bptt_depth=3, learning_rate=1e-2, batch_size=2 // world, replay=True,
         recall_targets="ngram", recall_loss_weight=0.5, logging_steps=1, min_segments=0,
     )  # fmt: skip
-    time.sleep(int(os.environ.get("RANK", 0)))  # one may come late to a folder that the other has begun to fill
+    time.sleep(int(os.environ.get("RANK", 0)))  # one comes late, to a folder that the other may have begun
     ready = [{"input_ids": torch.cat([row["input_ids"]] * 2)} for row in rows(6, 20)]
     result = train(found, None, ready, chosen, folder / "run", progress=False)
     return [stage["loss"] for stage in result.stages], found
