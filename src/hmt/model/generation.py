@@ -36,7 +36,7 @@ from hmt.util.oom import generating_advice, out_of_memory_advice
 _DRAFTS = "drafts of assisted decoding are taken back where they fail, and nothing is taken out of a memory"
 _CACHE = "a model with memory has a cache of one kind and size, its Memory"
 _REPOSITORY = "transformers runs it from a repository of its own, which knows nothing of memories"
-_CALL = "it is for a call of the model, `model(ids, ...)`; generate returns no losses and no recall"
+_CALL = "it is for a call of the model, `model(ids, ...)`; generate returns sequences and a memory"
 _NOT_RETURNED = "what the backbone returns inside a segment is not kept"
 
 #: Options of transformers' `generate` and `GenerationConfig`, and keywords of `forward`, that are refused,
@@ -68,6 +68,7 @@ REFUSED = {
     "chunk": "to prepare fewer segments at a time, read a long prompt first, with `model.read(ids, chunk=1)`",
     "recall_targets": _CALL,
     "output_recall": _CALL,
+    "output_last_hidden_state": _CALL,
 }
 # These values ask for nothing; None and False never do.
 _NOTHING = {"num_beam_groups": 1, "diversity_penalty": 0, "penalty_alpha": 0}
