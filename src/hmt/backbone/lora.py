@@ -19,7 +19,7 @@ _OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
 def lora_targets(backbone: PreTrainedModel) -> list[str]:
-    """`target_modules` of a LoraConfig: peft's choice for the family, or `linear_layers` where it has none."""
+    """`target_modules` of a LoraConfig: those of peft for the family, or `linear_layers`."""
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
     return KNOWN.get(backbone.config.model_type) or linear_layers(backbone)
