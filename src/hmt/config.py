@@ -45,6 +45,13 @@ def strict(cls: type[C]) -> type[C]:
     return cls
 
 
+def _implementations(config: PreTrainedConfig, setting: str) -> dict:
+    """A setting of a config ("") and of those inside of it, in the form that transformers sets them from."""
+    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    inside = {name: _implementations(part, setting) for name, part in parts.items() if part is not None}
+    return {"": getattr(config, setting, None), **inside}
+
+
 @strict
 class MemoryConfig(PreTrainedConfig):
     """Fields common to all systems. ValueError for unknown names, wrong types and values that cannot work.
@@ -105,14 +112,12 @@ class MemoryConfig(PreTrainedConfig):
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         # transformers hands these two settings down to sub-configs, None included: a living backbone whose
         # attention implementation is reset to None runs without a causal mask, and nothing says so.
-        inherited = {
-            name: kwargs.get(name) or getattr(self.text_config, f"_{name}", None)
-            for name in ("attn_implementation", "experts_implementation")
-        }
+        settings = ("attn_implementation", "experts_implementation")
+        found = {name: _implementations(self.text_config, f"_{name}") for name in settings}
         super().__post_init__(**kwargs)
-        for name, value in inherited.items():
-            if value is not None:
-                setattr(self, f"_{name}", value)
+        for name, backbone in found.items():
+            own = kwargs.get(name) or {"": backbone[""], "text_config": backbone}
+            setattr(self, f"_{name}", own)
         self.check()
 
     def check(self) -> None:
@@ -133,7 +138,7 @@ class MemoryConfig(PreTrainedConfig):
     def vocab_size(self) -> int:
         """Vocabulary of the backbone (read by `generate` and by the loss)."""
         assert isinstance(self.text_config, PreTrainedConfig)
-        return self.text_config.vocab_size
+        return self.text_config.get_text_config().vocab_size
 
     def memory_fields(self) -> dict:
         """The fields that decide how text becomes memory, as stored in a memory file."""

@@ -8,6 +8,7 @@ from hmt.backbone.adapters import (
     merge_adapters,
 )
 from hmt.backbone.aligned import align, align_tensor
+from hmt.backbone.caching import Caching, new_cache
 from hmt.backbone.checks import (
     check_backbone,
     check_causal,
@@ -18,25 +19,30 @@ from hmt.backbone.checks import (
 )
 from hmt.backbone.fingerprint import Fingerprint, fingerprint, is_quantised, sampled, tensors
 from hmt.backbone.load import load_backbone, load_with_attention
+from hmt.backbone.lora import lora_targets
 from hmt.backbone.rolling import KeptKV, RollingCache
 from hmt.backbone.rotary import KeyPositions
 from hmt.backbone.run import (
+    AfterHead,
     LayerMemory,
     Pass,
     Vectors,
+    body,
     decoder_layers,
+    embed,
     embedding_table,
     evaluating,
     head,
     input_device,
     is_checkpointed,
-    new_cache,
     run,
     takes_position_ids,
 )
 
 __all__ = [
     "Fingerprint",
+    "AfterHead",
+    "Caching",
     "KeptKV",
     "KeyPositions",
     "LayerMemory",
@@ -48,11 +54,13 @@ __all__ = [
     "align",
     "align_tensor",
     "base_name",
+    "body",
     "check_backbone",
     "check_causal",
     "check_head",
     "check_length",
     "decoder_layers",
+    "embed",
     "embedding_table",
     "evaluating",
     "fingerprint",
@@ -65,6 +73,7 @@ __all__ = [
     "load_backbone",
     "load_with_attention",
     "merge_adapters",
+    "lora_targets",
     "new_cache",
     "position_table",
     "run",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 from transformers.utils import logging
 
-from hmt.backbone.run import embedding_table, evaluating, head, run
+from hmt.backbone.run import embed, embedding_table, evaluating, head, input_device, run
 
 logger = logging.get_logger(__name__)
 
-# These rebuild token ids from `inputs_embeds`, or add per-token embeddings of their own: vectors that belong
-# to no token are refused or silently mistreated.
-_UNSUPPORTED = ("gemma3n", "gemma4")
+LOUD = 1000.0  # logits that no cap leaves as they are
 
 
 def check_backbone(backbone: PreTrainedModel) -> None:
@@ -23,10 +22,11 @@ def check_backbone(backbone: PreTrainedModel) -> None:
     name = type(backbone).__name__
     if backbone.config.is_encoder_decoder:
         raise ValueError(f"{name} is an encoder-decoder; segment memory wraps decoder-only causal LMs")
-    if backbone.config.model_type.startswith(_UNSUPPORTED):
+    built: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(backbone.config), ())
+    if not (backbone.is_remote_code() or isinstance(backbone, built)):
         raise ValueError(
-            f"{name} derives extra inputs from token ids and cannot read memory vectors; choose another "
-            "backbone"
+            f"{name} is not what AutoModelForCausalLM makes from its config ({backbone.config.model_type}), "
+            "so a saved model could not be loaded; choose another backbone"
         )
     if "inputs_embeds" not in inspect.signature(backbone.forward).parameters:
         raise ValueError(
@@ -42,26 +42,74 @@ def check_backbone(backbone: PreTrainedModel) -> None:
         )
 
 
+def plain_ids(backbone: PreTrainedModel, number: int) -> Tensor:
+    """Token ids int64 [number] that the config gives no meaning: no padding, no place of an image."""
+    config = backbone.config
+    fields = config.to_dict() | config.get_text_config().to_dict()
+    named = [value for name, value in fields.items() if name.endswith(("_token_id", "_token_index"))]
+    special = {token for value in named for token in (value if isinstance(value, list) else [value])}
+    size = embedding_table(backbone).weight.shape[0]
+    found = [token for token in range(size // 2, size) if token not in special][:number]
+    return torch.tensor((found * number)[:number], device=input_device(backbone))
+
+
 @torch.no_grad()
 def check_head(backbone: PreTrainedModel) -> None:
-    """ValueError if `head(run(...).hidden)` and the backbone's own logits differ on three tokens.
+    """ValueError if `head(run(embed(ids)).hidden)` are not the backbone's own logits of these ids.
 
-    A family that post-processes its logits in a way `head` does not know would otherwise give wrong
-    probabilities without a sound.
+    On three tokens, and again with a head that is made so loud that a cap on logits shows. So found are
+    families that do something to their logits that `head` does not know, that scale the tokens they look up
+    and not the vectors they are given, that route or embed by token ids beside the vectors, and that cannot
+    be run on vectors at all: each would give wrong probabilities without a sound. Takes five passes.
     """
-    device = embedding_table(backbone).weight.device
-    if device.type == "meta":
+    if input_device(backbone).type == "meta":
         return
+    name, layer = type(backbone).__name__, backbone.get_output_embeddings()
+    if layer is None:
+        raise ValueError(f"{name} has no head: it gives no logits")
+    ids = plain_ids(backbone, 3)[None]
+    vectors = embed(backbone, ids)
+
+    def same(own: Tensor, found: Tensor) -> bool:
+        close = 1e-4 if vectors.dtype in (torch.float32, torch.float64) else 2e-2
+        return bool((own.float() - found.float()).abs().max() <= close * own.float().abs().max())
+
     with evaluating(backbone):
-        ids = torch.arange(3, device=device)[None] % backbone.config.get_text_config().vocab_size
-        embeddings = embedding_table(backbone)(ids)
-        want = backbone(inputs_embeds=embeddings, use_cache=False).logits.float()
-        got = head(backbone, run(backbone, embeddings).hidden).float()
-    if not torch.allclose(want, got, rtol=1e-2, atol=1e-2 * max(1.0, want.abs().max().item())):
+        try:
+            want = backbone(input_ids=ids, use_cache=False).logits
+            given = vectors.clone()
+            hidden = run(backbone, given).hidden
+            written = not torch.equal(given, vectors)
+            on_vectors = backbone(inputs_embeds=vectors, use_cache=False).logits
+            run(backbone, vectors.roll(1, dims=-1))  # no token's
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{name} cannot read vectors in the place of tokens, which memory is made of "
+                f"({type(error).__name__}: {reason}); choose another backbone"
+            ) from error
+        if written:
+            raise ValueError(f"{name} writes into the vectors that it is given; choose another backbone")
+        found = head(backbone, hidden)
+        gain = LOUD / max(1e-6, want.abs().max().item())
+        handle = layer.register_forward_hook(lambda module, args, output: output * gain)
+        try:
+            loud, found_loud = backbone(inputs_embeds=vectors, use_cache=False).logits, head(backbone, hidden)
+        finally:
+            handle.remove()
+    if not want.isfinite().all():
+        raise ValueError(f"{name} gives logits that are no numbers (NaN or infinite)")
+    if not same(want, on_vectors):
         raise ValueError(
-            f"{type(backbone).__name__} transforms its logits after the head in a way this library does "
-            "not know; "
-            "please report the model type so that it can be supported"
+            f"{name} derives more from token ids than the vectors that it can be given, so that memory "
+            "vectors and tokens would be read as another model reads them; choose another backbone"
+        )
+    if not (same(on_vectors, found) and same(loud, found_loud)):
+        raise ValueError(
+            f"{name} transforms its outputs before the head or its logits after it in a way that this "
+            "library does not know; please report the model type so that it can be supported"
         )
 
 
@@ -72,12 +120,10 @@ def check_causal(backbone: PreTrainedModel) -> None:
     Everything rests on it (rows are padded on the right, the suffix stands behind the tokens), and a backbone
     that lost its mask computes on without a sound. Costs one pass over two rows of four vectors.
     """
-    table = embedding_table(backbone)
-    if table.weight.device.type == "meta":
+    if input_device(backbone).type == "meta":
         return
-    ids = torch.arange(4, device=table.weight.device) % backbone.config.get_text_config().vocab_size
     with evaluating(backbone):
-        row = table(ids)
+        row = embed(backbone, plain_ids(backbone, 4))
         # noise, not another token: untrained tokens can share one embedding
         noise = torch.randn(row.shape[-1], generator=torch.Generator().manual_seed(0)).to(row)
         other = torch.cat([row[:-1], row[-1:] + row.float().square().mean().sqrt().to(row) * noise])
@@ -100,13 +146,12 @@ def input_scale(backbone: PreTrainedModel, tokens: int = 64) -> float:
     it is it can be so much larger that the layers barely change it, and what is read cannot be written into
     memory.
     """
-    table = embedding_table(backbone)
-    if table.weight.device.type == "meta":
+    if input_device(backbone).type == "meta":
         raise ValueError('memory_scale="embedding" is measured on the weights, and the backbone has none yet')
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(backbone.config.get_text_config().vocab_size, (1, tokens), generator=generator)
-    embeddings = table(ids.to(table.weight.device))
     with evaluating(backbone):
+        embeddings = embed(backbone, ids.to(input_device(backbone)))
         hidden = run(backbone, embeddings).hidden
     return float(embeddings.float().square().mean().sqrt() / hidden.float().square().mean().sqrt())
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from hmt.backbone import embedding_table
+from hmt.backbone import body, embedding_table
 
 # bfloat16 and float16 dense, in TFLOP/s, by what the device's name contains (vendor's data sheets, SXM)
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
@@ -47,14 +48,17 @@ class BackboneFlops:
         """Counted on the parameters of `backbone`; sizes of heads are those of its config."""
         config = backbone.config.get_text_config()
         looked_up = {
-            id(module.weight) for module in backbone.base_model.modules() if isinstance(module, nn.Embedding)
+            id(module.weight) for module in body(backbone).modules() if isinstance(module, nn.Embedding)
         }
-        parameters = [p for p in backbone.base_model.parameters() if p.dim() >= 2 and id(p) not in looked_up]
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        parameters = [p for p in body(backbone).parameters() if p.dim() >= 2 and id(p) not in looked_up]
+        each = getattr(config, "per_layer_config", None) or [config] * config.num_hidden_layers
+        kinds = getattr(config, "layer_types", None) or ["attention"] * len(each)
+        attends = ["attention" in kind and kind != "linear_attention" for kind in kinds]
+        widths = [_width(layer) for layer, does in zip(each, attends, strict=True) if does]
         return cls(
             matrices=sum(p.numel() for p in parameters),
-            layers=config.num_hidden_layers,
-            width=config.num_attention_heads * size,
+            layers=len(widths),
+            width=sum(widths) // max(1, len(widths)),
             head=embedding_table(backbone).weight.numel(),
         )
 
@@ -85,6 +89,12 @@ class BackboneFlops:
         """The length from which full attention takes more operations than `per_segment` for each segment."""
         excess = per_segment / segment_length - 2 * self.matrices
         return max(1, round(excess / (2 * self.layers * self.width) - 1))
+
+
+def _width(config: Any) -> int:
+    """Heads x head size of a layer; state-space models have no heads."""
+    heads = getattr(config, "num_attention_heads", None) or 0
+    return heads * (getattr(config, "head_dim", None) or config.hidden_size // max(1, heads))
 
 
 def causal_pairs(queries: int, before: int = 0) -> int:

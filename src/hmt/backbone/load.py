@@ -6,11 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from hmt.backbone.aligned import align
 from hmt.backbone.checks import check_backbone
+from hmt.backbone.run import body, embedding_table, run
 
 logger = logging.get_logger(__name__)
 
@@ -35,8 +37,28 @@ def load_backbone(source: str | PreTrainedModel, **kwargs: Any) -> PreTrainedMod
             f"a backbone is a hub id, a folder or a PreTrainedModel, not {type(source).__name__}"
         )
     check_backbone(backbone)
+    _keep_weights(backbone)
     align(backbone)
     return backbone
+
+
+def _keep_weights(backbone: PreTrainedModel) -> None:
+    """RWKV divides weights by powers of two in eval mode, and multiplies them again in training.
+
+    What is saved, and which weights a memory belongs to, would depend on the mode; so that is switched off.
+    Without it activations of deep models can exceed float16 (not bfloat16).
+    """
+    if not getattr(backbone.config, "rescale_every", 0):
+        return
+    model: Any = body(backbone)
+    if model.layers_are_rescaled:  # by a pass that was made before; one in training mode takes it back
+        modes = [(module, module.training) for module in model.modules()]
+        model.train()
+        with torch.no_grad():
+            run(backbone, embedding_table(backbone).weight[:1, None])
+        for module, training in modes:
+            module.training = training
+    backbone.config.rescale_every = 0
 
 
 def load_with_attention(load: Callable[..., T], kwargs: dict) -> T:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from hmt.backbone.run import embedding_table, evaluating, run, takes_position_ids
+from hmt.backbone.run import body, embed, embedding_table, evaluating, run, takes_position_ids
 
 _PROBED = 8  # positions at which keys are looked at
 _CHANGING = ("dynamic", "longrope")  # frequencies that depend on the length of the input
@@ -31,10 +31,12 @@ class KeyPositions:
         module: the backbone's rotary module; None where keys have no positions.
         layers: per layer its arguments beside the positions (a kind of layer), and which values are pairs:
             "halves" (i and i + n/2), "interleaved" (2i and 2i + 1) or "" (keys are not rotated).
+        sizes: per layer heads and head size of its keys, and of its values.
     """
 
     module: nn.Module | None
     layers: tuple[tuple[tuple[str, ...], str], ...]
+    sizes: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
 
     @classmethod
     @torch.no_grad()
@@ -52,12 +54,19 @@ class KeyPositions:
         if kind := _changing(backbone):
             raise ValueError(cannot.format(f"its {kind} frequencies depend on the length of the input"))
         text_config = backbone.config.get_text_config()
-        if any(DynamicCache(config=text_config).is_linear):
+        if any(hasattr(layer, "recurrent_states") for layer in DynamicCache(config=text_config).layers):
             raise ValueError(cannot.format("some of its layers keep no keys and values"))
-        every = _probed(backbone)
+        try:
+            every = _probed(backbone)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # what takes no such cache, or keeps something else beside
+            raise ValueError(cannot.format(f"it takes no plain cache of keys and values: {error}")) from error
+        if not every:
+            raise ValueError(cannot.format("it keeps no keys and values"))
         kinds = getattr(text_config, "layer_types", None) or []
         takes_kind = rotary is not None and "layer_type" in inspect.signature(rotary.forward).parameters
-        layers = []
+        layers, sizes = [], []
         for number, probed in enumerate(every):
             if probed is None:
                 raise ValueError(cannot.format(f"layer {number} keeps no keys and values of every token"))
@@ -69,7 +78,8 @@ class KeyPositions:
                     cannot.format("its positions are not rotations of keys (learned vectors, for instance)")
                 )
             layers.append((arguments, pairs))
-        return cls(rotary, tuple(layers))
+            sizes.append(((keys.shape[1], keys.shape[3]), (values.shape[1], values.shape[3])))
+        return cls(rotary, tuple(layers), tuple(sizes))
 
     def turned(self, every: Sequence[Tensor], positions: Tensor, back: bool = False) -> list[Tensor]:
         """Keys of all layers, [B, heads, n, d] each, put at `positions` (int64 [n]); or `back` from there."""
@@ -83,7 +93,7 @@ class KeyPositions:
 
 def _rotary_module(backbone: PreTrainedModel) -> nn.Module | None:
     """The module that computes the rotary tables, called `rotary_emb` all over transformers."""
-    found = (m for name, m in backbone.base_model.named_modules() if name.split(".")[-1] == "rotary_emb")
+    found = (m for name, m in body(backbone).named_modules() if name.split(".")[-1] == "rotary_emb")
     return next(found, None)
 
 
@@ -99,7 +109,7 @@ def _probed(backbone: PreTrainedModel) -> list[tuple[Tensor, Tensor] | None]:
     positions = torch.arange(_PROBED, device=weight.device)[:, None] if where else None
     cache = DynamicCache()  # without the config no layer has a window of its own
     with evaluating(backbone):
-        vectors = backbone.get_input_embeddings()(ids.T if where else ids)
+        vectors = embed(backbone, ids.T if where else ids)
         run(backbone, vectors, cache=cache, positions=positions)
     return [_of_layer(layer, where) for layer in cache.layers]
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 
 def embedding_table(backbone: PreTrainedModel) -> nn.Embedding:
@@ -23,6 +23,31 @@ def input_device(backbone: PreTrainedModel) -> torch.device:
     table = embedding_table(backbone)
     hook = getattr(table, "_hf_hook", None)  # accelerate's
     return table.weight.device if hook is None else torch.device(hook.execution_device)
+
+
+def embed(backbone: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Token embeddings [..., d] of int64 [...], as the backbone's layers are given them."""
+    vectors = backbone.get_input_embeddings()(ids)  # by calling the module: families that scale do it there
+    config = backbone.config.get_text_config()
+    # scales tokens that it looks up itself, and no vectors that it is given
+    return vectors * config.embedding_multiplier if config.model_type == "falcon_h1" else vectors
+
+
+def body(backbone: PreTrainedModel) -> nn.Module:
+    """What turns input vectors into what the head is given: of a model of several modalities, its text part.
+
+    ValueError, by name, where there is no such part.
+    """
+    for found in (backbone.get_decoder(), backbone.base_model):
+        if isinstance(found, PreTrainedModel) and found is not backbone:
+            return found
+    # Llama 4: its `base_model_prefix` names no part of it, and it stands for itself
+    table = backbone.get_input_embeddings()
+    for part in backbone.modules():
+        if isinstance(part, PreTrainedModel) and part.get_output_embeddings() is None:
+            if part.get_input_embeddings() is table:
+                return part
+    raise ValueError(f"{type(backbone).__name__} has no part that reads vectors and stands before its head")
 
 
 @contextmanager
@@ -66,6 +91,7 @@ def run(
     cache: Any = None,
     mask: Tensor | None = None,
     positions: Tensor | None = None,
+    one_by_one: bool = False,
     layer_memory: LayerMemory | None = None,
 ) -> Pass:
     """One pass over input vectors.
@@ -75,29 +101,55 @@ def run(
         cache: a transformers cache the vectors stand behind, written to; None: nothing is kept.
         mask: int64 [B, C + T] over the C cached positions and these, 0 at padding; None: there is none.
         positions: int64 [B, T]; None counts on from the cache. Families that count from the mask ignore them.
+        one_by_one: a pass for every position, see `Caching`.
         layer_memory: read before every layer.
-    ValueError where an output could not be fed back as an input.
+    ValueError where an output could not be fed back as an input, and for a cache that cannot be handed over.
     """
+    number = embeds.shape[1]
+    if one_by_one and number > 1:
+        passes = []
+        for at in range(number):
+            seen = None if mask is None else mask[:, : mask.shape[1] - number + at + 1]
+            place = None if positions is None else positions[:, at : at + 1]
+            vector = embeds[:, at : at + 1]
+            one = run(backbone, vector, cache=cache, mask=seen, positions=place, layer_memory=layer_memory)
+            passes.append(one)
+        taken = [one.layers for one in passes if one.layers is not None]
+        layers = tuple(torch.cat(layer, dim=1) for layer in zip(*taken, strict=True)) if taken else None
+        return Pass(torch.cat([one.hidden for one in passes], dim=1), cache, layers)
+    model = body(backbone)
     kwargs: dict[str, Any] = {"use_cache": cache is not None}
     if cache is not None:
-        kwargs["past_key_values"] = cache
+        kwargs[_cache_name(model)] = cache
     if mask is not None:
         kwargs["attention_mask"] = mask
     if positions is not None and takes_position_ids(backbone):
         kwargs["position_ids"] = positions
     if layer_memory is None:
-        output, layers = backbone.base_model(inputs_embeds=embeds, return_dict=True, **kwargs), None
+        output, layers = model(inputs_embeds=embeds, return_dict=True, **kwargs), None
     else:
         with _inside_layers(backbone, layer_memory) as taps:
-            output = backbone.base_model(inputs_embeds=embeds, return_dict=True, **kwargs)
+            output = model(inputs_embeds=embeds, return_dict=True, **kwargs)
         layers = tuple(taps)
-    hidden = output.last_hidden_state
+    # The Mambas keep their outputs in float32, and round them before their head
+    hidden = output.last_hidden_state.to(embeds.dtype)
     if hidden.shape[-1] != embeds.shape[-1]:
         raise ValueError(
             f"the backbone's outputs are {hidden.shape[-1]} wide and its embeddings {embeds.shape[-1]}: "
             "an output could not be fed back as a memory vector"
         )
-    return Pass(hidden, output.get("past_key_values"), layers)
+    return Pass(hidden, cache, layers)
+
+
+def _cache_name(model: nn.Module) -> str:
+    """What a decoder calls the cache it is handed. ValueError, by name, where it takes none."""
+    known = inspect.signature(model.forward).parameters
+    for name in ("past_key_values", "cache_params"):
+        if name in known:
+            return name
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()):
+        return "past_key_values"  # handed on
+    raise ValueError(f"{type(model).__name__} takes no cache of transformers")
 
 
 def decoder_layers(backbone: PreTrainedModel) -> nn.ModuleList:
@@ -105,7 +157,7 @@ def decoder_layers(backbone: PreTrainedModel) -> nn.ModuleList:
     number = backbone.config.get_text_config().num_hidden_layers
     lists = [
         module
-        for module in backbone.base_model.modules()
+        for module in body(backbone).modules()
         if isinstance(module, nn.ModuleList) and len(module) == number
     ]
     if len(lists) != 1:
@@ -152,26 +204,58 @@ def is_checkpointed(backbone: PreTrainedModel) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules())
 
 
-def new_cache(backbone: PreTrainedModel) -> DynamicCache:
-    """An empty KV cache of the kind the backbone's layers need."""
-    return DynamicCache(config=backbone.config.get_text_config())
-
-
 def takes_position_ids(backbone: PreTrainedModel) -> bool:
     """Whether the backbone can be told positions; the others count them from the mask."""
-    return "position_ids" in inspect.signature(backbone.base_model.forward).parameters
+    return "position_ids" in inspect.signature(body(backbone).forward).parameters
+
+
+# Fields of configs that logits are multiplied with (1) or divided by (-1); before the head comes to the same
+_SCALES = {
+    "logit_scale": 1,  # Cohere
+    "lm_head_multiplier": 1,  # Falcon H1
+    "logits_scaling": -1,  # Granite, MiniCPM3
+    "logits_mup_width_multiplier": -1,  # Inkling
+}
+# MPT has the field and does nothing with it
+_SCALES_OF = {"mpt": {"logit_scale": 0}, "hyperclovax": {"logits_scaling": 1}}
+
+
+# Gemma 2 and 3, RecurrentGemma, xLSTM
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
+
+@dataclass(frozen=True)
+class AfterHead:
+    """What a family does to the outputs of its head: cap * tanh(scale * x / cap).
+
+    Attributes:
+        scale: 1.0 for none.
+        cap: None for none.
+    """
+
+    scale: float
+    cap: float | None
+
+    @classmethod
+    def of(cls, backbone: PreTrainedModel) -> AfterHead:
+        """From the config. Whether it is what the backbone does, `check_head` finds out."""
+        config = backbone.config.get_text_config()
+        scale = 1.0
+        for field, power in (_SCALES | _SCALES_OF.get(config.model_type, {})).items():
+            if power and getattr(config, field, None):
+                scale *= getattr(config, field) ** power
+        return cls(
+            scale, next((getattr(config, name) for name in _CAPS if getattr(config, name, None)), None)
+        )
 
 
 def head(backbone: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits [..., V] of hidden vectors [..., d], with the scalings some families apply after their head."""
-    logits = backbone.get_output_embeddings()(hidden)
-    config = backbone.config.get_text_config()
-    if scale := getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * scale
-    if scale := getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / scale
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2 and 3
-        logits = torch.tanh(logits / cap) * cap
+    """Logits [..., V] of hidden vectors [..., d], with what some families do to the outputs of their head."""
+    logits, after = backbone.get_output_embeddings()(hidden), AfterHead.of(backbone)
+    if after.scale != 1:
+        logits = logits * after.scale
+    if after.cap is not None:
+        logits = torch.tanh(logits / after.cap) * after.cap
     return logits
 
 

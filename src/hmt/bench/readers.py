@@ -121,15 +121,17 @@ class FullAttentionReader:
     def __init__(self, backbone: PreTrainedModel, chunk: int, compile: bool = False):
         self.backbone, self.chunk = backbone, chunk
         # a wrapper of its own: the systems share these weights and must not run compiled through it
-        self._call: Any = torch.compile(backbone.base_model) if compile else backbone.base_model
+        self._call: Any = torch.compile(bb.body(backbone)) if compile else bb.body(backbone)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, cache: Any) -> Iterator[Tensor]:
         """Outputs [B, n, d] of one chunk after the other of ids int64 [B, T], on top of `cache`."""
-        table = self.backbone.get_input_embeddings()
         for part in ids.split(self.chunk, dim=1):
             yield self._call(
-                inputs_embeds=table(part), past_key_values=cache, use_cache=True, return_dict=True
+                inputs_embeds=bb.embed(self.backbone, part),
+                past_key_values=cache,
+                use_cache=True,
+                return_dict=True,
             ).last_hidden_state
 
     def new_cache(self) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hmt import backbone as bb
 from hmt.bench.readers import FullAttentionReader, MemoryReader, Reader, build_model, chosen_systems
 from hmt.bench.settings import Settings
 from hmt.bench.shapes import build_backbone, resolve
@@ -93,11 +94,11 @@ class Workbench:
 
     def plain_pass(self) -> Callable[[Tensor], Tensor]:
         """The backbone alone on ids [B, L], without a cache: outputs [B, L, d]. Compiled with --compile."""
-        table = self.backbone.get_input_embeddings()
-        call: Any = self.backbone.base_model
+        embed = partial(bb.embed, self.backbone)
+        call: Any = bb.body(self.backbone)
         if self.settings.compile:
             call = torch.compile(call)
-        return lambda ids: call(inputs_embeds=table(ids), use_cache=False, return_dict=True).last_hidden_state
+        return lambda ids: call(inputs_embeds=embed(ids), use_cache=False, return_dict=True).last_hidden_state
 
     def skip(self, facts: dict[str, Any], why: str) -> None:
         """Note that what `facts` describe was left out, and why."""

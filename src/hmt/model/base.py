@@ -98,8 +98,8 @@ class BackboneMemory(BackboneWrapper):
     # -- one segment ----------------------------------------------------------------------------------------
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Embeddings [..., d] of int64 [...], by calling the module: families that scale do it there."""
-        return self.backbone.get_input_embeddings()(ids)
+        """Embeddings [..., d] of int64 [...]."""
+        return bb.embed(self.backbone, ids)
 
     def run_pass(
         self,
@@ -109,6 +109,7 @@ class BackboneMemory(BackboneWrapper):
         cache: Any = None,
         mask: Tensor | None = None,
         positions: Tensor | None = None,
+        one_by_one: bool = False,
     ) -> bb.Pass:
         """Every pass of the backbone over a segment; arguments as of `hmt.backbone.run.run`.
 
@@ -120,10 +121,32 @@ class BackboneMemory(BackboneWrapper):
                 return bb.Pass(self.compiled.read_token(embeds, cache), cache)
             if cache is None and embeds.shape[1] in self.compiled.lengths:
                 return bb.Pass(self.compiled.hidden(embeds))
-        return bb.run(self.backbone, embeds, cache=cache, mask=mask, positions=positions, layer_memory=memory)
+        return bb.run(
+            self.backbone,
+            embeds,
+            cache=cache,
+            mask=mask,
+            positions=positions,
+            one_by_one=one_by_one,
+            layer_memory=memory,
+        )
+
+    @property
+    def caching(self) -> bb.Caching:
+        """How the backbone may be continued on a cache, tried out when it is asked for the first time."""
+        found = self.__dict__.get("_caching")
+        if found is None:
+            longest = self.segment_length + self.positions_around()
+            found = self.__dict__["_caching"] = bb.Caching.of(self.backbone, longest)
+        return found
+
+    def check_backbone(self) -> None:
+        """ValueError, by name, without a KV cache where a segment is read in two passes on one."""
+        if self.input_device.type != "meta" and Layout(self._laid_out(0)).staged:
+            self.caching.check_plain(self.backbone)
 
     def new_cache(self) -> Any:
-        """An empty KV cache of the kind the backbone's layers need."""
+        """An empty cache of the kind the backbone's layers need."""
         return bb.new_cache(self.backbone)
 
     def encode_one(self, segment: Tensor, lengths: Tensor | None) -> Tensor | None:

@@ -67,6 +67,17 @@ class BackboneWrapper(StreamingLM):
         self._init_containers()
 
     @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Initialise what is not loaded, the backbone by its own rules.
+
+        transformers treats all of a model as it does its outermost class, and passes over containers in those
+        that are not its own: buffers that a family's container computes for its layers would hold anything.
+        """
+        if hasattr(self, "backbone"):
+            self.backbone.initialize_weights()
+        super().initialize_weights()
+
+    @torch.no_grad()
     def _init_containers(self) -> None:
         """`_init_weights` of modules that hold others and no parameter of their own.
 
@@ -77,6 +88,11 @@ class BackboneWrapper(StreamingLM):
                 own = list(part.parameters(recurse=False))
                 if not own and not any(p.is_meta for p in part.parameters()):
                     self._init_weights(part)
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """Of mixtures of experts: whether they can, the backbone decides when it is built."""
+        return True
 
     # -- what a system defines ------------------------------------------------------------------------------
 
@@ -122,7 +138,6 @@ class BackboneWrapper(StreamingLM):
         ValueError for a backbone that cannot be wrapped, by this system or by any, and for wrong fields.
         """
         backbone = bb.load_backbone(source, **(backbone_kwargs or {}))
-        bb.check_head(backbone)
         name = backbone.name_or_path or (str(source) if not isinstance(source, PreTrainedModel) else "")
         fields.setdefault("base_model_name_or_path", name or None)
         if name := fields["base_model_name_or_path"]:
@@ -132,9 +147,8 @@ class BackboneWrapper(StreamingLM):
         fields.setdefault("base_model_revision", (backbone_kwargs or {}).get("revision"))
         config = cls.config_class(text_config=backbone.config, **fields)
         model = cls(config, backbone=backbone)
-        model.check_backbone()
-        bb.check_causal(backbone)  # only now: its config has become part of another
         model.match_backbone()
+        model.check_wrapped()
         ((_, embeddings),) = bb.tensors(bb.embedding_table(backbone))
         model.start_vectors(embeddings)
         model.generation_config = without_cache_options(backbone.generation_config)
@@ -144,6 +158,15 @@ class BackboneWrapper(StreamingLM):
             module.train(backbone.training)
         bb.check_length(backbone, config.segment_length, model.positions_around())
         return model
+
+    def check_wrapped(self) -> None:
+        """ValueError for a backbone that this system, or any, computes something else with than it should.
+
+        To be called when its config has become part of the model's, which can change what it does.
+        """
+        bb.check_head(self.backbone)
+        bb.check_causal(self.backbone)
+        self.check_backbone()
 
     def match_backbone(self) -> None:
         """Bring the system's own modules to the device and precision of the embeddings."""
@@ -199,13 +222,11 @@ class BackboneWrapper(StreamingLM):
     ) -> None:
         """Freeze the backbone and put LoRA adapters into it (the paper: r = 8); the memory stays trainable.
 
-        target_modules: as in peft's LoraConfig; None takes peft's defaults for the model type, or every
-            linear layer where peft knows none.
+        target_modules: as in peft's LoraConfig; None takes peft's defaults for the model type, or the linear
+            layers where peft knows none (`hmt.backbone.lora.linear_layers`).
         """
-        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
         if target_modules is None:
-            target_modules = KNOWN.get(self.backbone.config.model_type, "all-linear")
+            target_modules = bb.lora_targets(self.backbone)
         settings = {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": target_modules}
         bb.add_adapters(self.backbone, settings)
 
@@ -323,7 +344,9 @@ class BackboneWrapper(StreamingLM):
                 raise ValueError(f"{pretrained_model_name_or_path} holds its backbone: leave `backbone` out")
             load = partial(super().from_pretrained, pretrained_model_name_or_path, *args, config=config)
             loaded = bb.load_with_attention(load, kwargs)
-            bb.align(loaded[0] if isinstance(loaded, tuple) else loaded)  # with output_loading_info a pair
+            model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info a pair
+            bb.align(model)
+            model.check_wrapped()
             return loaded
         options = {k: v for k, v in kwargs.items() if k not in (*_HUB_OPTIONS, "output_loading_info")}
         backbone = _load_base(pretrained_model_name_or_path, known, backbone, options)
@@ -346,6 +369,7 @@ class BackboneWrapper(StreamingLM):
             model.generation_config = without_cache_options(backbone.generation_config)
         model.config.name_or_path = str(pretrained_model_name_or_path)
         bb.align(model)  # an old adapter's weights are where they stand in its file
+        model.check_wrapped()
         return model.eval()
 
     @torch.no_grad()

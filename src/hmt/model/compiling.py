@@ -40,6 +40,9 @@ class Compilable(Stepper, Protocol):
 
     def settles_after(self) -> int | None: ...
 
+    @property
+    def caching(self) -> bb.Caching: ...
+
 
 class CompiledSteps:
     """The compiled functions of one model. A copy or a pickle of the model has none (None)."""
@@ -52,6 +55,7 @@ class CompiledSteps:
         self.failed = False
         self.lengths = set(model.passes())
         self.settles = model.settles_after()
+        self.continued = model.caching.plain  # found out here, before anything is traced
         # CUDA graphs write every result to the same place: what is kept beyond the next call is copied
         self.graphs = cuda and mode in ("reduce-overhead", "max-autotune")
         own = {"fullgraph": True, "dynamic": False} | (options or {})

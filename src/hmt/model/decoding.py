@@ -45,9 +45,11 @@ class Appender(Runner, Protocol):
 def append(model: Appender, memory: Memory, ids: Tensor) -> Tensor | None:
     """Read tokens of the open segments, int64 [B, T], advancing `memory` in place -> outputs [B, T, d].
 
-    None, and nothing done, where they do not fit into the open segments, or where rows are differently far in
-    a segment that something stands inside of.
+    None, and nothing done, where they do not fit into the open segments, where rows are differently far in
+    a segment that something stands inside of, and where the backbone cannot be continued (`bb.Caching`).
     """
+    if not model.caching.works:
+        return None
     segment = memory.open
     longest = max(segment.at) if segment else int(memory.open_lengths.max())
     if longest + ids.shape[1] > model.segment_length:
@@ -91,7 +93,8 @@ def open_segment(model: Appender, memory: Memory, ids: Tensor) -> OpenSegment | 
         encoded = model.encode_one(tokens.scatter(1, at, ids)[:, : max(held) + ids.shape[1]], known)
         settled = min(held) + ids.shape[1] >= model.lookahead
     layout = model.layout(state, encoded)
-    if layout.staged and not alike:
+    ragged = not alike or layout.padded
+    if (layout.staged and not alike) or (ragged and not model.caching.padded):
         return None
     layout.check(model.segment_length, len(held))
     parts, vectors = embed_parts(model, layout.parts, tokens[:, : max(held)])
@@ -99,7 +102,7 @@ def open_segment(model: Appender, memory: Memory, ids: Tensor) -> OpenSegment | 
     opened = model.open_cache(state)
     if opened is not None:
         segment.given(opened)
-    elif model.compiled and alike and settled and not layout.padded:
+    elif model.compiled and settled and not ragged and model.compiled.continued:
         segment.cache = model.compiled.lend_cache(segment, len(held))
     if max(held):
         place_tokens(model, state, segment, vectors, lengths=None if alike else lengths, wanted=False)

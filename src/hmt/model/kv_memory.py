@@ -58,8 +58,9 @@ class KVMemory(BackboneMemory):
 
     def check_backbone(self) -> None:
         """ValueError, by name, for a backbone whose keys cannot be moved (see `places`)."""
-        if embedding_table(self.backbone).weight.device.type != "meta":
+        if self.input_device.type != "meta":
             assert self.places
+            self.caching.check_plain(self.backbone)
 
     def at_budget(self, nbytes: int) -> Self:
         """With the longest window that fits."""
@@ -72,14 +73,11 @@ class KVMemory(BackboneMemory):
 
     def initial_state(self, batch_size: int) -> MemoryState:
         """Zeros of the shapes that the class names, in the dtype of the embeddings."""
-        table, config = embedding_table(self.backbone).weight, self.backbone.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (batch_size, heads, self.slots, size)
+        table = embedding_table(self.backbone).weight
         tensors = {
-            f"{kind}.{layer}": table.new_zeros(shape).detach()
-            for layer in range(config.num_hidden_layers)
-            for kind in ("keys", "values")
+            f"{kind}.{layer}": table.new_zeros(batch_size, heads, self.slots, size).detach()
+            for layer, sizes in enumerate(self.places.sizes)
+            for kind, (heads, size) in zip(("keys", "values"), sizes, strict=True)
         }
         return MemoryState(
             {**tensors, "segments": torch.zeros(batch_size, dtype=torch.long, device=table.device)}

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from hmt.backbone import head
+from hmt.backbone import AfterHead, head
 
 CHUNK_BYTES = 2**26  # of float32 logits: enough rows for fast products, small beside a backbone
 SMALLEST_CHUNK = 128
@@ -106,8 +106,8 @@ def _fitting_kernel(backbone: PreTrainedModel, hidden: Tensor) -> Any:
     """liger-kernel's loss, or None where it is not installed or would not compute what `head` does."""
     if hidden.device.type not in _KERNEL_DEVICES:
         return None
-    layer, config = backbone.get_output_embeddings(), backbone.config.get_text_config()
-    if getattr(config, "logit_scale", None) or getattr(config, "logits_scaling", None):
+    layer = backbone.get_output_embeddings()
+    if AfterHead.of(backbone).scale != 1:
         return None
     # The kernel takes the bare weight: adapters, quantised and sharded layers, offloading and hooks need the
     # call of the layer.
@@ -125,8 +125,7 @@ def _fitting_kernel(backbone: PreTrainedModel, hidden: Tensor) -> Any:
 def _by_kernel(fused: Any, backbone: PreTrainedModel, hidden: Tensor, goal: Tensor) -> Tensor:
     """Sum of the cross-entropies of hidden [n, d] against goal int64 [n]."""
     layer = backbone.get_output_embeddings()
-    cap = getattr(backbone.config.get_text_config(), "final_logit_softcapping", None)
-    loss = fused(ignore_index=-100, reduction="sum", softcap=cap or None)
+    loss = fused(ignore_index=-100, reduction="sum", softcap=AfterHead.of(backbone).cap)
     return loss(layer.weight, hidden, goal, layer.bias)
 
 

@@ -31,6 +31,9 @@ class Runner(Protocol):
     @property
     def segment_length(self) -> int: ...
 
+    @property
+    def caching(self) -> bb.Caching: ...
+
     def embed(self, ids: Tensor) -> Tensor: ...
 
     def run_pass(
@@ -41,6 +44,7 @@ class Runner(Protocol):
         cache: Any = None,
         mask: Tensor | None = None,
         positions: Tensor | None = None,
+        one_by_one: bool = False,
     ) -> bb.Pass: ...
 
     def new_cache(self) -> Any: ...
@@ -58,7 +62,8 @@ class OpenSegment:
             each row had before them.
         cache, mask: keys and values of what was run, and its positions int64 [B, C] (None: none is padding).
             No cache before something has to stand behind what is run.
-        base: positions of a cache that the segment was given (`open_cache`).
+        ran: positions that the cache holds, padding included.
+        base: those of a cache that the segment was given (`open_cache`).
         encoded: of the segment, where its layout depends on it.
         settled: whether one more token leaves the layout as it is. Else it is laid out anew.
         kept, layers: see `SegmentRecord`.
@@ -70,6 +75,7 @@ class OpenSegment:
     at: list[int]
     cache: Any = None
     mask: Tensor | None = None
+    ran: int = 0
     base: int = 0
     encoded: Tensor | None = None
     settled: bool = True
@@ -83,16 +89,14 @@ class OpenSegment:
     def given(self, opened: tuple[Any, Tensor | None]) -> None:
         """Begin behind a cache of the system's own, see `BackboneMemory.open_cache`."""
         self.cache, self.mask = opened
-        self.base = int(self.cache.get_seq_length())
+        self.ran = self.base = int(self.cache.get_seq_length())
 
     def select(self, index: Tensor) -> bool:
         """Keep the streams named by `index`; False where that cannot be, and it must be laid out anew."""
-        if isinstance(self.cache, StaticCache):
-            if len(index) != len(self.at):
-                return False
-            self.cache.reorder_cache(index)  # type: ignore[arg-type]
-        elif self.cache is not None and self.cache.get_seq_length():
-            self.cache.batch_select_indices(index)
+        if isinstance(self.cache, StaticCache) and len(index) != len(self.at):
+            return False
+        if self.cache is not None and self.ran:
+            self.cache.reorder_cache(index)  # recurrent states have no `batch_select_indices`
 
         def pick(tensor: Any) -> Any:
             return tensor.index_select(0, index) if isinstance(tensor, Tensor) else tensor
@@ -222,21 +226,34 @@ def run_laid_out(
     trim = cached and not torch.compiler.is_compiling()
     row = join(segment.blocks, "before" if cached else "behind", trim=trim)
     mask = positions = None
+    before, number = segment.ran, row.vectors.shape[1]
     if cached:
         if segment.cache is None:
             segment.cache = model.new_cache()
+        # always said: not every cache can count
+        positions = torch.arange(before, before + number, device=row.vectors.device).expand(
+            len(row.vectors), -1
+        )
+        segment.ran += number
         if row.mask is not None or segment.mask is not None:
             new = row.mask
             if new is None:
                 new = torch.ones(row.vectors.shape[:2], dtype=torch.long, device=row.vectors.device)
-            before = segment.mask
-            if before is None:
-                before = new.new_ones(len(new), int(segment.cache.get_seq_length()))
-            mask = segment.mask = torch.cat([before, new], dim=1)
+            old = segment.mask
+            if old is None:
+                old = new.new_ones(len(new), before)
+            mask = segment.mask = torch.cat([old, new], dim=1)
             # behind places of a cache that was given, the first of which may be empty
             counted = segment.base + (mask[:, segment.base :].cumsum(1) - 1).clamp(min=0)
-            positions = counted[:, -row.vectors.shape[1] :]
-    done = model.run_pass(row.vectors, state, cache=segment.cache, mask=mask, positions=positions)
+            positions = counted[:, -number:]
+    done = model.run_pass(
+        row.vectors,
+        state,
+        cache=segment.cache,
+        mask=mask,
+        positions=positions,
+        one_by_one=before > 0 and model.caching.one_by_one,
+    )
     tokens, answer = [], None
     for block, wanted in enumerate(segment.wanted):
         number = segment.blocks[block].vectors.shape[1]

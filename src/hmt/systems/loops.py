@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hmt import backbone as bb
+
 
 class Reference(NamedTuple):
     """What a stream of T tokens gives.
@@ -43,7 +45,7 @@ def segments(ids: Tensor, length: int) -> Iterator[tuple[int, Tensor]]:
 
 def embed(model: Any, ids: Tensor) -> Tensor:
     """Token embeddings [n, d] of int64 [n]."""
-    return model.backbone.get_input_embeddings()(ids)
+    return bb.embed(model.backbone, ids)
 
 
 def run_backbone(model: Any, parts: list[Tensor]) -> tuple[Tensor, Tensor]:

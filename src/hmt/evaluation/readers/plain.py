@@ -130,9 +130,9 @@ class PlainReader(BackboneReader):
         """
         longest = max(len(row) for row in rows)
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long)
-        embed = self.model.get_input_embeddings()
+        ids = ids.to(bb.embedding_table(self.model).weight.device)
         with bb.evaluating(self.model):
-            return bb.run(self.model, embed(ids.to(bb.embedding_table(self.model).weight.device))).hidden
+            return bb.run(self.model, bb.embed(self.model, ids)).hidden
 
     def read_again(self, context: int, segment_length: int) -> float:
         """Operations per token where `context` tokens pass through the backbone again with every segment."""

@@ -163,7 +163,7 @@ class _Stream:
         with bb.evaluating(backbone):
             while ids.shape[1]:
                 part, ids = ids.tensor_split([self.reader.chunk - self.open], dim=1)
-                vectors = backbone.get_input_embeddings()(part)
+                vectors = bb.embed(backbone, part)
                 found.append(bb.run(backbone, vectors, cache=self.cache).hidden)
                 self.open += part.shape[1]
                 if self.open == self.reader.chunk:
