@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hmt.training.trainer import MemoryTrainer
 from hmt.training.tuning import apply_tuning, trained_in_float32
 from hmt.training.watch import LogFile, Progress
 from hmt.util.environment import peak_memory
+from hmt.util.files import disk_errors, local_folder, only_writer
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +68,31 @@ def train(
         eval_data: text to measure the loss on every `recipe.eval_steps`; in the forms of `data`.
         callbacks: more `transformers.TrainerCallback`s, for every stage.
 
-    Raises ValueError for settings that cannot work and for a resume with other settings, `TrainingDiverged`
-    (a ValueError) when the loss is no longer a number, and `TrainingStopped` (a KeyboardInterrupt) after
-    SIGINT or SIGTERM.
+    Raises ValueError for settings that cannot work, for a resume with other settings and while another run
+    writes into the folder, `TrainingDiverged` (a ValueError) when the loss is no longer a number, OSError
+    when the folder cannot be written to, and `TrainingStopped` (a KeyboardInterrupt) after SIGINT or SIGTERM.
     """
-    folder = Path(output_dir)
+    folder = local_folder(output_dir)
     _check_model(model, recipe)
     ck.check_folder(folder, resume)
+    alone = only_writer(folder) if PartialState().is_main_process else nullcontext()
+    with alone, disk_errors(folder, "go on with resume=True (--resume) where there is room"):
+        return _train(model, tokenizer, data, recipe, folder, resume, eval_data, progress, callbacks)
+
+
+def _train(
+    model: BackboneWrapper,
+    tokenizer,
+    data: Data,
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    eval_data: Data,
+    progress: bool,
+    callbacks,
+) -> TrainingResult:
+    """`train`, in a folder that is this process's."""
+    ck.check_folder(folder, resume)  # another run may have begun, and ended, before it was
     data = prepare(data, tokenizer)
     eval_data = None if eval_data is None else prepare(eval_data, tokenizer)
     samples = [_samples(data, stage, model, recipe) for stage in recipe.stages]

@@ -381,14 +381,21 @@ def disk_errors(folder: PathLike, advice: str) -> Iterator[None]:
 
 @contextmanager
 def only_writer(folder: PathLike, advice: str = "choose another folder") -> Iterator[None]:
-    """Lets one process at a time write into `folder`, which is created if it is missing.
+    """Lets one process at a time write into `folder`, which is created if it is missing, and removed again if
+    nothing is written.
 
     The lock ends with the process, however it ends. ValueError, with `advice`, while another one holds it.
     """
     folder = local_folder(folder)
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / LOCK, folder, advice):
-        yield
+    try:
+        with _locked(folder / LOCK, folder, advice):
+            yield
+    finally:
+        if new:
+            with suppress(OSError):  # it is of use
+                folder.rmdir()
 
 
 @contextmanager
