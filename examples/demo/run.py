@@ -24,9 +24,10 @@ from rich.text import Text
 from demo.corpus import Document, make_corpus
 from demo.settings import Settings, smoke
 from hmt.cli.eval_tasks import show
-from hmt.util.files import write_atomically
+from hmt.util.files import check_own_folder, only_writer, write_atomically
 from hmt.util.progress import Bars
 
+FIRST = "hmt-demo.json"  # what a demo writes first: its folder is known by it
 _queue: Any = None  # of a worker process
 
 
@@ -59,6 +60,8 @@ class Demo:
 
     def prepare(self) -> None:
         work = self.folder / "work"
+        settings = json.dumps(asdict(self.settings), indent=1) + "\n"
+        write_atomically(self.folder / FIRST, settings.encode())
         work.mkdir(parents=True, exist_ok=True)
         key = hashlib.sha256(json.dumps(asdict(self.settings)).encode())
         for name, documents in (("train", self.train), ("held_out", self.held_out)):
@@ -191,12 +194,14 @@ def main(
     for name in systems:  # refused before work starts
         if why := get(name).model.cannot.get("train"):
             raise ValueError(f"--systems: {name} cannot train: {why}")
+    check_own_folder(output, FIRST, "demo")
     settings = Settings(seed=seed, systems=tuple(systems))
     train, held_out = make_corpus(text, seed)
     demo = Demo(output, train, held_out, smoke(settings) if quick else replace(settings), workers)
     words = f"{len(train)} documents to train on, {len(held_out)} held out"
     demo.console.print(f"[bold]hmt demo[/bold]  {words}; everything is left in {output}/")
-    demo.run()
+    with only_writer(output):
+        demo.run()
 
 
 def _hmt(*words: Any) -> str:

@@ -99,6 +99,8 @@ def failing_app(monkeypatch):
         ),
         (ValueError(), "error: ValueError", 2),
         (FileNotFoundError(2, "No such file", "book.txt"), "error: no such file or folder: book.txt", 2),
+        (PermissionError(13, "Permission denied", "m.hmt"), "error: Permission denied: m.hmt", 2),
+        (OSError("a store, and what it says"), "error: a store, and what it says", 2),
         (KeyboardInterrupt(), "interrupted", 130),
     ],
 )
@@ -120,6 +122,12 @@ def test_other_exceptions_keep_their_traceback(failing_app):
     failing_app.append(RuntimeError("a bug"))
     result = CliRunner().invoke(app, ["fail"])
     assert isinstance(result.exception, RuntimeError)
+
+
+def test_a_reader_that_has_gone_ends_a_command_quietly(failing_app):
+    failing_app.append(BrokenPipeError(32, "Broken pipe"))
+    result = CliRunner().invoke(app, ["fail"])
+    assert result.exit_code == 1 and "error" not in result.stderr and "Traceback" not in result.stderr
 
 
 def test_unknown_command_is_a_usage_error():

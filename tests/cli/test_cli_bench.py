@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from hmt.bench import run
+from hmt.util.files import check_output
 
 SMALL = ("bench", "--segment-length", 16, "--lengths", "32,64", "--sensory-length", 2, "--repeats", 1)
 
@@ -22,6 +23,8 @@ def test_files_and_tables(hmt, folders, workplace, monkeypatch):
     assert str(workplace) not in text and str(folders) not in text
     assert results["setup"]["command"].startswith("hmt bench") and results["finished"] == ["reading"]
     assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
+    check_output(out / "bench.json", "result of hmt bench")  # the next run may replace both
+    check_output(out / "bench.png", "figure")
     for words in ("HMT segment", "full attention", "share of the FLOP bound", "(computed)", "not measured"):
         assert words in result.stdout or words == "not measured"
 

@@ -1,5 +1,6 @@
 """What a user can get wrong is a ValueError that says what is wrong."""
 
+import numpy as np
 import pytest
 import torch
 from backbones import random_ids, tiny_backbone
@@ -7,8 +8,9 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import DynamicCache, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from hmt import HMTConfig, HMTForCausalLM, RMTForCausalLM, WindowForCausalLM
+from hmt.data import RepeatedSamples, SegmentCollator, check_ids
 
-from .cases import L, close, shared
+from .cases import L, close, same_state, shared
 
 MODEL = shared("hmt-segment")
 IDS = random_ids(5)[None]
@@ -248,3 +250,58 @@ def test_more_positions_than_were_trained(family, warned, monkeypatch):
 def test_text_config_without_a_type():
     with pytest.raises(ValueError, match="model_type"):
         HMTConfig(text_config={"hidden_size": 32})
+
+
+WIDTHS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, ">i4"]
+SMALL = np.arange(3, 3 + 2 * L) % 90
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", WIDTHS)
+def test_ids_of_any_width(dtype):
+    """Wherever ids, labels or rows are taken: tensors, arrays of any byte order and stride, lists."""
+    array, ids = SMALL.astype(dtype), torch.tensor(SMALL)[None]
+    want = MODEL.read(ids)
+    for given in (
+        array,
+        array[None],
+        np.repeat(array, 2)[::2],
+        array[::-1][::-1],
+        list(array),
+        [array],
+        array.tolist(),
+    ):
+        same_state(MODEL.read(given), want, exact=True)
+    _, (_, memory) = next(MODEL.read_many([array])), next(MODEL.read_many([list(array)]))
+    same_state(memory, want, exact=True)
+    if dtype == ">i4":
+        return  # no tensor is of this kind
+    tensor = torch.from_numpy(array)[None]
+    same_state(MODEL.read(tensor), want, exact=True)
+    assert torch.equal(MODEL(tensor).logits, MODEL(ids).logits)
+    assert torch.equal(MODEL(ids, labels=tensor).loss, MODEL(ids, labels=ids).loss)
+    for words in ({"inputs": tensor}, {"input_ids": tensor}):
+        (name,) = words
+        options = {"max_new_tokens": 3, "do_sample": False}
+        assert torch.equal(MODEL.generate(**words, **options), MODEL.generate(**{name: ids}, **options))
+    two, row = MODEL.read(ids.repeat(2, 1)), np.array([1], dtype)
+    for index in (row, torch.from_numpy(row), [1]):
+        same_state(two.select(index), want, exact=False)
+    keep = torch.tensor([0, 2]).to(tensor.dtype)
+    close(MODEL(ids, logits_to_keep=keep).logits, MODEL(ids).logits[:, [0, 2]])
+
+
+@pytest.mark.parametrize("values", [[1.5, 2.0], [True, False], ["a"], [[1], [2, 3]], [None], [1 + 2j]])
+def test_what_is_no_integer_is_refused_wherever_ids_are(values):
+    samples = [{"input_ids": values}]
+    for call in (
+        lambda: MODEL.read(values),
+        lambda: MODEL.read(IDS.repeat(2, 1)).select(values),
+        lambda: SegmentCollator()(samples),
+        lambda: RepeatedSamples(samples, segment_length=L)[0],
+        lambda: check_ids(values, 97),
+    ):
+        with pytest.raises(ValueError):
+            call()
+    with pytest.raises(ValueError, match="labels must be integers"):
+        MODEL(IDS, labels=IDS.float())

@@ -51,6 +51,20 @@ def test_round_trip(system, tmp_path):
     assert os.listdir(tmp_path / "deep") == ["text.hmt"]
 
 
+def test_files_of_one_reading_are_the_same_bytes(model, file, tmp_path):
+    """Whatever decoding left beyond the open segment; another process is tested below."""
+    memory, data = model.read(random_ids(5 * L + J)), file.read_bytes()
+    memory.open_ids = memory.open_ids.clone()
+    memory.open_ids[0, J:] = 7
+    memory.save(tmp_path / "again.hmt")
+    assert (tmp_path / "again.hmt").read_bytes() == data
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    for names in (list(header), list(header["__metadata__"])):
+        assert names == sorted(names)
+    assert size % 8 == 0  # tensors begin where they can be mapped
+
+
 def test_a_new_process_continues_bit_for_bit(model, file, tmp_path):
     model.save_pretrained(tmp_path / "model")
     script = """
@@ -58,20 +72,23 @@ import sys, torch
 torch.set_num_threads(%d)
 from hmt import HMTForCausalLM
 from hmt import Memory
-folder, file, answer = sys.argv[1:]
+folder, file, answer, again = sys.argv[1:]
 model = HMTForCausalLM.from_pretrained(folder)
 memory = Memory.load(file, model=model)
 question = torch.tensor([%s])
 with torch.no_grad():
     torch.save((model(question, past_key_values=memory).logits, model.generate(question, max_new_tokens=12,
         past_key_values=Memory.load(file, model=model))), answer)
-""" % (torch.get_num_threads(), QUESTION.tolist())  # noqa: UP031
-    paths = [str(tmp_path / "model"), str(file), str(tmp_path / "answer.pt")]
+model.read(torch.tensor(%s)).save(again)
+""" % (torch.get_num_threads(), QUESTION.tolist(), random_ids(5 * L + J).tolist())  # noqa: UP031
+    paths = [str(tmp_path / name) for name in ("model", file.name, "answer.pt", "again.hmt")]
+    HMTForCausalLM.from_pretrained(paths[0]).read(random_ids(5 * L + J)).save(tmp_path / "first.hmt")
     root = Path(__file__).parents[2]
     subprocess.run(
         [sys.executable, "-c", script, *paths], check=True, env=os.environ | {"PYTHONPATH": str(root / "src")}
     )
     logits, tokens = torch.load(paths[2])
+    assert Path(paths[3]).read_bytes() == (tmp_path / "first.hmt").read_bytes()
     memory = Memory.load(file, model=model)
     assert torch.equal(logits, ask(model, memory))
     assert torch.equal(tokens, model.generate(QUESTION[None], max_new_tokens=12, past_key_values=memory))
@@ -265,29 +282,6 @@ def test_a_live_memory_of_another_model_is_refused(model):
             use()
     with pytest.raises(ValueError, match="different models"):
         Memory.cat([memory, model.read(random_ids(L))])
-
-
-def rewrite(file: Path, change) -> None:
-    """Change the safetensors header (a dict) in place."""
-    data = file.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    change(header)
-    text = json.dumps(header).encode()
-    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
-
-
-def test_another_format_version_is_refused(model, file):
-    rewrite(file, lambda header: header["__metadata__"].update(format_version="2"))
-    with pytest.raises(ValueError, match="version '2'"):
-        Memory.load(file, model=model)
-
-
-@pytest.mark.parametrize("name", ["fingerprint", "fields", "system", "model"])
-def test_missing_metadata_is_refused(name, model, file):
-    rewrite(file, lambda header: header["__metadata__"].pop(name))
-    with pytest.raises(ValueError, match=name):
-        Memory.load(file, model=model)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])

@@ -256,6 +256,18 @@ def test_a_damaged_file_and_a_repeated_id(tmp_path):
     assert plain({1: {"x": math.nan}}) == {"1": {"x": None}}
 
 
+def test_only_answers_are_begun_anew(tmp_path):
+    path = tmp_path / "p.jsonl"
+    for there in (b"my notes\n", b'{"b": 1}\n', b"[1]\n", b"\xff"):
+        path.write_bytes(there)
+        with pytest.raises(ValueError, match="holds no answers of hmt eval"):
+            Predictions(path, {"a": 1}, overwrite=True)
+        assert path.read_bytes() == there
+    for there in (b'{"a": 2}\n{"id": "1"}\n', b""):  # of other settings; of a run that was killed at once
+        path.write_bytes(there)
+        assert Predictions(path, {"a": 1}, overwrite=True).records == [] and not path.exists()
+
+
 def records(nats, documents):
     return [
         {"id": str(i), "group": f"{d}", "facts": {"h": i % 3}, "scores": {"m": value}}

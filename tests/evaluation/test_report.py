@@ -72,7 +72,11 @@ def test_figures_are_png_or_svg_and_repeatable(tmp_path):
     figure = axis_plot(lines, "History", "nats", "t", "plain")
     assert to_bytes(figure) == to_bytes(figure) and to_bytes(figure).startswith(b"\x89PNG")
     assert b"too long for the margin" in to_bytes(figure, "svg")  # text stays text
-    save(figure, tmp_path / "x" / "a.svg")
+    for name in ("a.svg", "a.svg", "a.png", "a.png"):  # each may replace itself
+        save(figure, tmp_path / "x" / name)
+    (tmp_path / "x" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\nof another program")
+    with pytest.raises(ValueError, match="b.png is there and is no figure"):
+        save(figure, tmp_path / "x" / "b.png")
     assert (tmp_path / "x" / "a.svg").read_bytes().startswith(b"<?xml")
     with pytest.raises(ValueError, match="png or .svg"):
         save(figure, tmp_path / "a.gif")

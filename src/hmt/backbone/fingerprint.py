@@ -80,7 +80,8 @@ class Fingerprint:
         parts = text.split(":")
         if len(parts) != 4 or not re.fullmatch("[0-9a-f]{16}", parts[0]):
             raise ValueError(f"{text[:40]!r} is no fingerprint of weights")
-        base64.b64decode(parts[3], validate=True)
+        if len(base64.b64decode(parts[3], validate=True)) % 2:
+            raise ValueError(f"{text[:40]!r} is no fingerprint of weights: half a number is at its end")
         return cls(*parts)
 
 

@@ -35,7 +35,9 @@ class _Group(TyperGroup):
         # the way up, and because tests that use typer's CliRunner then see what the user sees.
         try:
             return super().invoke(ctx)
-        except (ValueError, FileNotFoundError, KeyboardInterrupt) as error:
+        except BrokenPipeError:  # whoever read our output has gone: click ends quietly
+            raise
+        except (ValueError, OSError, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
             typer.secho(_one_line(error), fg=typer.colors.RED, err=True)
@@ -45,9 +47,13 @@ class _Group(TyperGroup):
 def _one_line(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    text = str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError) and error.filename is not None:
-        return f"error: no such file or folder: {error.filename}"
-    return "error: " + (" ".join(str(error).split()) or type(error).__name__)
+        text = f"no such file or folder: {error.filename}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    # a file may put anything into its names: no terminal is to obey it
+    return "error: " + "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def _print_version(wanted: bool) -> None:

@@ -23,13 +23,19 @@ def command(
     from hmt.bench.plots import bench_plot, save
     from hmt.bench.run import run, to_json
     from hmt.bench.show import show
-    from hmt.util.files import write_atomically
+    from hmt.util.files import check_folder, check_output, only_writer, save_or_keep, write_atomically
+
+    check_folder(out)
+    check_output(out / "bench.json", "result of hmt bench")
+    check_output(out / "bench.png", "figure")
 
     def keep(results: dict[str, Any]) -> None:
-        write_atomically(out / "bench.json", to_json(results).encode())
+        data = to_json(results).encode()
+        save_or_keep(out / "bench.json", lambda path: write_atomically(path, data, "result of hmt bench"))
 
-    with Bars() as bars, library_bars():
-        results = run(chosen, save=keep, progress=bars)
-    show(results)
-    save(bench_plot(results), out / "bench.png")
+    with only_writer(out):
+        with Bars() as bars, library_bars():
+            results = run(chosen, save=keep, progress=bars)
+        show(results)
+        save(bench_plot(results), out / "bench.png")
     typer.echo(f"{out}: bench.json, bench.png")

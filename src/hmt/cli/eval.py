@@ -65,6 +65,9 @@ def command(
     names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
     short = _of_text(names, {"source": data, "histories": history})
     from hmt.cli.eval_tasks import evaluate_tasks
+    from hmt.evaluation.run import check_results
+
+    check_results(output)  # before a model is loaded
 
     defaults: dict[str, Any] = {"seed": seed, **({} if limit is None else {"limit": limit})}
     evaluate_tasks(

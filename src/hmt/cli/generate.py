@@ -1,12 +1,14 @@
 """`hmt generate`: continue a prompt, with or without a memory."""
 
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 
 from hmt.cli.options import DeviceOption, ModelArgument, options, takes
 from hmt.cli.read import open_model
+from hmt.data.files import lone_surrogate, read_text
+from hmt.util.files import output_file, save_or_keep
 
 
 def sampling_options(
@@ -45,13 +47,23 @@ def sampling_options(
 def command(
     *,
     model: ModelArgument,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.", metavar="TEXT")],
+    prompt: Annotated[
+        str,
+        typer.Option(
+            "--prompt",
+            "-p",
+            help="Text to continue; - takes it from stdin, without its last line end.",
+            metavar="TEXT",
+        ),
+    ],
     memory: Annotated[
-        Path | None, typer.Option("--memory", "-m", help="Memory file to answer from; it is not changed.")
+        str | None,
+        typer.Option("--memory", "-m", help="Memory file to answer from; it is not changed.", metavar="FILE"),
     ] = None,
     save_memory: Annotated[
-        Path | None, typer.Option(help="Write the memory with prompt and answer read into it.", metavar="OUT")
+        str | None, typer.Option(help="Write the memory with prompt and answer read into it.", metavar="OUT")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, if it is there.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens to write.", min=1)] = 128,
     sampling: dict[str, Any],
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
@@ -62,9 +74,32 @@ def command(
     Whether tokens are sampled is the model's own setting, unless --greedy or a sampling option is given.
     """
     chosen = sampling_options(**sampling)
+    prompt = read_text("-").removesuffix("\n") if prompt == "-" else prompt
     if not prompt:
         raise ValueError("the prompt is empty; give at least one character")
+    if (at := lone_surrogate(prompt)) is not None:
+        raise ValueError(f"the prompt is not text: its character {at + 1} is {prompt[at]!r}")
+    taken = None if overwrite else "--overwrite replaces it"
+    inputs = [] if memory is None else [memory]
+    claim = nullcontext() if save_memory is None else output_file(save_memory, "memory file", inputs, taken)
+    with claim:
+        kept = _write(model, prompt, memory, save_memory is not None, max_new_tokens, chosen, seed, device)
+        if save_memory is not None:
+            save_or_keep(save_memory, kept.save)
+            typer.echo(f"saved {save_memory}: {int(kept.tokens_read.max()):,} tokens read", err=True)
 
+
+def _write(
+    model: str,
+    prompt: str,
+    memory: str | None,
+    keep: bool,
+    max_new_tokens: int,
+    chosen: dict[str, Any],
+    seed: int,
+    device: str | None,
+) -> Any:
+    """Print the answer to a prompt as it is written; the memory that has read both, for `keep`."""
     import torch
     from transformers import TextStreamer
 
@@ -85,14 +120,11 @@ def command(
         past_key_values=past,
         max_new_tokens=max_new_tokens,
         streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
-        return_dict_in_generate=save_memory is not None,
+        return_dict_in_generate=keep,
         pad_token_id=_pad(writer, tokenizer),
         **chosen,
     )
-    if save_memory is not None:
-        kept = output.past_key_values
-        kept.save(save_memory)
-        typer.echo(f"saved {save_memory}: {int(kept.tokens_read.max()):,} tokens read", err=True)
+    return output.past_key_values if keep else None
 
 
 def _pad(model, tokenizer) -> int | None:

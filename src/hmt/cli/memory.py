@@ -1,7 +1,6 @@
 """`hmt memory`: look into memory files."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,16 +18,17 @@ def _group() -> None:
 
 @app.command(epilog="Example: hmt memory info book.hmt --json")
 def info(
-    file: Annotated[Path, typer.Argument(help="Memory file.", metavar="FILE")],
+    file: Annotated[str, typer.Argument(help="Memory file, a URL too.", metavar="FILE")],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
 ) -> None:
     """Show what a memory file holds and which model it belongs to; the model is not loaded."""
     from hmt.memory.memory import Memory
+    from hmt.util.files import size_of
 
-    facts = {"file": str(file), "file_bytes": 0, **Memory.load(file).info()}
-    facts["file_bytes"] = file.stat().st_size
+    facts = {"file": file, "file_bytes": 0, **Memory.load(file).info()}
+    facts["file_bytes"] = size_of(file)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -43,4 +43,4 @@ def info(
         "fields": "\n".join(f"{name} = {value}" for name, value in facts["fields"].items()),
         "tensors": "\n".join(f"{name} {shape}" for name, shape in facts["tensors"].items()),
     }
-    print_facts(str(file), rows)
+    print_facts(file, rows)

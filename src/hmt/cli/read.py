@@ -1,4 +1,4 @@
-"""`hmt read`: read a text file into a memory file."""
+"""`hmt read`: read texts into a memory file."""
 
 import itertools
 import re
@@ -11,7 +11,8 @@ import typer
 
 from hmt.cli.options import DeviceOption, ModelArgument, options, takes
 from hmt.cli.progress import TokenProgress, library_bars
-from hmt.data.files import text_pieces
+from hmt.data.documents import document_pieces, load_documents
+from hmt.util.files import exists, output_file, save_or_keep, size_of
 from hmt.util.format import byte_text, plural
 
 _PIECE = 200_000  # bytes read and tokenized at a time
@@ -57,16 +58,22 @@ def read_tokens(
 
 
 @takes(
-    text=options(text_pieces, only=["encoding", "errors"]),
+    text=options(document_pieces, load_documents, only=["text_field", "encoding", "errors"]),
     amount=options(read_tokens, only=["limit", "chunk"]),
 )
 def command(
     *,
     model: ModelArgument,
-    file: Annotated[
-        str, typer.Argument(help="Text file, may be .gz, .bz2 or .xz; - is stdin.", metavar="FILE")
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Text, JSON or Parquet files, may be .gz, .bz2 or .xz; folders; - is stdin.",
+            metavar="FILE...",
+        ),
     ],
-    memory: Annotated[Path, typer.Option("--memory", "-m", help="Memory file to write.", metavar="OUT")],
+    memory: Annotated[
+        str, typer.Option("--memory", "-m", help="Memory file to write, a URL too.", metavar="OUT")
+    ],
     append: Annotated[bool, typer.Option("--append", help="Add to OUT, if it is there.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, if it is there.")] = False,
     text: dict[str, Any],
@@ -74,26 +81,28 @@ def command(
     compile: Annotated[bool, typer.Option("--compile", help="Compile first: for long texts.")] = False,
     device: DeviceOption = None,
 ) -> None:
-    """Read a text of any length into a memory file of constant size."""
+    """Read text of any length into a memory file of constant size.
+
+    Several files, and the records of JSON and Parquet, are read one after another with an empty line between.
+    """
     if append and overwrite:
         raise ValueError("--append and --overwrite contradict each other")
-    if memory.exists() and not (append or overwrite):
-        raise ValueError(f"{memory} is already there; --append adds to it, --overwrite replaces it")
-    pieces = text_pieces(file, **text, size=_PIECE)
-    first = next(pieces)  # what is wrong with the file shows before the model is loaded
+    taken = None if append or overwrite else "--append adds to it, --overwrite replaces it"
+    pieces = document_pieces(files, **text, size=_PIECE)
+    first = next(pieces)  # what is wrong with the files shows before the model is loaded
+    with output_file(memory, "memory file", files, taken):
+        from hmt.memory.memory import Memory
 
-    from hmt.memory.memory import Memory
-
-    reader, tokenizer = open_model(model, device)
-    old = Memory.load(memory, model=reader) if append and memory.exists() else None
-    tokens = token_pieces(tokenizer, itertools.chain([first], pieces), start=old is None)
-    if compile:
-        reader.compile_steps()
-    new, progress = read_tokens(reader, tokens, old, **amount)
-    new.save(memory)
+        reader, tokenizer = open_model(model, device)
+        old = Memory.load(memory, model=reader) if append and exists(memory) else None
+        tokens = token_pieces(tokenizer, itertools.chain([first], pieces), start=old is None)
+        if compile:
+            reader.compile_steps()
+        new, progress = read_tokens(reader, tokens, old, **amount)
+        save_or_keep(memory, new.save)
     typer.echo(f"read {progress.summary()}")
     segments, total = int(new.segments_read.max()), int(new.tokens_read.max())
-    size = byte_text(memory.stat().st_size)
+    size = byte_text(size_of(memory))
     typer.echo(f"{memory}: {plural(segments, 'segment')}, {plural(total, 'token')}, {size}")
 
 

@@ -11,9 +11,9 @@ def command(
         list[str],
         typer.Argument(help="Folders of hmt eval or hmt demo, or their results.json.", metavar="RESULTS..."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.", metavar="HTML")] = Path(
-        "report.html"
-    ),
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="The page to write, a URL too.", metavar="HTML")
+    ] = "report.html",
     pngs: Annotated[
         Path | None, typer.Option(help="Folder for the figures as PNG files too.", metavar="DIR")
     ] = None,
@@ -33,7 +33,10 @@ def command(
     if repeated := [path for path in results if results.count(path) > 1]:
         raise ValueError(f"{repeated[0]} is named twice")
     from hmt.evaluation.report import load_runs, write_runs
+    from hmt.util.files import check_output, local_folder
 
+    check_output(output, "report", results)
+    pngs = None if pngs is None else local_folder(pngs)
     runs = [run for path in results for run in load_runs(path)]
     files = write_runs(runs, output, baseline=baseline, pngs=pngs, title=title)
-    typer.echo(str(output) if pngs is None else f"{output}\n{pngs}: {', '.join(files)}")
+    typer.echo(output if pngs is None else f"{output}\n{pngs}: {', '.join(files)}")

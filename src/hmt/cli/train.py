@@ -18,6 +18,7 @@ from hmt.training.start import (
     load_text,
     open_for_training,
 )
+from hmt.util.files import local_folder
 
 _MEMORY = "Memory (of a new model)"
 _PANELS = {
@@ -123,6 +124,10 @@ def command(
 
     from accelerate import PartialState
     from transformers.utils import logging
+
+    from hmt.training.checkpoints import check_folder
+
+    check_folder(local_folder(output), resume)  # before text and model are loaded
 
     from hmt.systems import load_tokenizer
     from hmt.training import TrainingStopped, train

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from hmt.data.recall_targets import NO_TARGET, ngram_recall_targets
+from hmt.util.integers import as_integers
 
 IGNORED_LABEL = -100  # what torch's cross-entropy ignores
 
@@ -97,7 +98,7 @@ def _to_tensor(feature: dict[str, Any], key: str, default: torch.Tensor | None =
         return default
     if values is None:
         raise ValueError(f"A sample has no '{key}'; it has: {', '.join(feature)}.")
-    tensor = torch.as_tensor(values, dtype=torch.int64)
+    tensor = as_integers(values, f"'{key}' of a sample")
     if tensor.ndim != 1 or (key == "input_ids" and not len(tensor)):
         raise ValueError(
             f"'{key}' of a sample must be a sequence that is not empty, got {tuple(tensor.shape)}."

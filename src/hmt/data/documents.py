@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,12 +26,14 @@ from hmt.data.files import (
     read_text,
     record_name,
     record_text,
+    text_pieces,
 )
+from hmt.util.files import is_url, size_of, version_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["load_documents", "read_text"]
+__all__ = ["document_pieces", "load_documents", "read_text"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,7 @@ class _File(NamedTuple):
     path: str
     name: str  # of its document, for a text file
     required: bool  # named by the user, rather than found in a folder
+    size: int | None = None  # bytes; None of what can be read once: pipes and stdin
 
 
 def load_documents(
@@ -59,9 +65,10 @@ def load_documents(
     Args:
         source: a file, or a list of files and folders: `.jsonl`, `.ndjson`, `.json`, `.parquet` hold one
             document per record; any other file is text, and one document. Each may be compressed (.gz .bz2
-            .xz). Of a folder all text, JSON and Parquet files under it, sorted by path, hidden ones left out;
-            files of other kinds and text files without text are left out with a warning that counts them. Or
-            `org/name` or `org/name:config` on the Hugging Face hub, of which rows without text are left out.
+            .xz), a pipe, "-" for stdin, or a URL that fsspec knows. Of a folder all text, JSON and Parquet
+            files under it, sorted by path, hidden ones left out; files of other kinds and text files without
+            text are left out with a warning that counts them. Or `org/name` or `org/name:config` on the
+            Hugging Face hub, of which rows without text are left out.
         split: of a data set on the hub.
         text_field: field of JSON and Parquet records that holds the text.
         encoding: encoding of text files.
@@ -75,11 +82,68 @@ def load_documents(
         raise ValueError(f"limit is {limit}; it counts documents and must be at least 1, or None for all.")
     if isinstance(source, str) and (hub := _hub_id(source)):
         return _load_hub(*hub, split=split, text_field=text_field, limit=limit)
+    return _load_files(_all_files(source), text_field, encoding, errors, limit)
+
+
+def document_pieces(
+    source: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    text_field: str = "text",
+    encoding: str = "utf-8",
+    errors: str = "strict",
+    size: int = 2**20,
+) -> Iterator[tuple[str, float | None]]:
+    """The documents of files one after another, as one text of any length: (text, share read so far), in
+    pieces of some `size` bytes.
+
+    Between two documents stands an empty line. Arguments and errors as of `load_documents`, without the hub:
+    what trains a model and what it reads are one. Nothing is kept on disk. The beginnings of all files are
+    looked at before the first text comes.
+    """
+    check_encoding(encoding, errors)
+    files = _all_files(source)
+    options = (text_field, encoding, errors, size)
+    for file in files:
+        if file.size is not None:  # what can be opened twice
+            with _skipping(file, []):
+                next(_pieces_of(file, *options), None)
+    total = 0 if any(file.size is None for file in files) else sum(file.size or 0 for file in files)
+    before, between, held, empty, done = 0, "", "", list[str](), None
+    for file in files:
+        with _skipping(file, empty):
+            for text, first, share in _pieces_of(file, *options):
+                done = None if not total or share is None else (before + share * (file.size or 0)) / total
+                held += between + text if first else text
+                between = "\n\n"
+                if len(held) >= size:  # records may be short
+                    yield held, done
+                    held = ""
+        before += file.size or 0
+    _tell_empty(files, empty, bool(between))
+    if held:
+        yield held, done
+
+
+def _pieces_of(
+    file: _File, text_field: str, encoding: str, errors: str, size: int
+) -> Iterator[tuple[str, bool, float | None]]:
+    """(text, whether a document begins with it, share of the file) in pieces."""
+    if file_kind(file.path) in RECORDS:
+        for _, text, share in read_records(file.path, text_field, encoding, errors):
+            yield text, True, share
+        return
+    first = True
+    for text, share in text_pieces(file.path, encoding, errors, size=size):
+        yield text, first, share
+        first = False
+
+
+def _all_files(source: str | os.PathLike | Sequence[str | os.PathLike]) -> list[_File]:
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     files = [file for item in sources for file in _find_files(item)]
     if not files:
         raise ValueError("There are no files to load: the list of sources is empty.")
-    return _load_files(files, text_field, encoding, errors, limit)
+    return files
 
 
 def _hub_id(source: str) -> tuple[str, str | None] | None:
@@ -129,15 +193,24 @@ def _load_hub(path: str, config: str | None, *, split: str, text_field: str, lim
 
 
 def _find_files(source: str | os.PathLike) -> list[_File]:
+    if str(source) == "-":
+        return [_File("-", "stdin", required=True)]
+    if is_url(source):
+        return [_File(str(source), Path(str(source)).name, required=True, size=size_of(source))]
     path = Path(source).expanduser()
     if path.is_dir():
         return _find_in_folder(path)
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(
-            f"{path} does not exist. Name a file or a folder, or a single Hugging Face dataset as 'org/name' "
-            "or 'org/name:config'."
+            f"{path} does not exist. Name a file or a folder; training and evaluation also take a single "
+            "Hugging Face dataset, 'org/name' or 'org/name:config'."
         )
-    return [_File(str(path), path.name, required=True)]
+    return [_File(str(path), path.name, required=True, size=_size(path))]
+
+
+def _size(path: Path) -> int | None:
+    found = path.stat()
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _find_in_folder(folder: Path) -> list[_File]:
@@ -148,7 +221,7 @@ def _find_in_folder(folder: Path) -> list[_File]:
         if not path.is_file() or any(part.startswith(".") for part in relative.parts):
             continue
         if file_kind(path) in TEXT | RECORDS:
-            found.append(_File(str(path), relative.as_posix(), required=False))
+            found.append(_File(str(path), relative.as_posix(), required=False, size=_size(path)))
         else:
             skipped[path.suffix or path.name] += 1
     if skipped:
@@ -170,11 +243,10 @@ def _load_files(
     import datasets
     from datasets.exceptions import DatasetGenerationError
 
-    stats = [(file.path, os.stat(file.path)) for file in files]
     # The fingerprint names the cached copy: an edited file is another one.
     fingerprint = digest(
         [
-            *(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats),
+            *(_version(file) for file in files),
             *(f"{file.name} {file.required}" for file in files),
             *(text_field, encoding, errors, str(limit)),
         ]
@@ -189,9 +261,19 @@ def _load_files(
             fingerprint=fingerprint,
         )
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError):  # ours, which says what to do
+        if isinstance(error.__cause__, (ValueError, OSError)):  # ours, which says what to do; a full disk
             raise error.__cause__ from None
         raise
+
+
+def _version(file: _File) -> str:
+    """Changes with the content of a file; never the same of what can be read once."""
+    if file.size is None:
+        return uuid.uuid4().hex
+    if is_url(file.path):
+        return f"{file.path} {version_of(file.path)}"
+    found = os.stat(file.path)
+    return f"{os.path.abspath(file.path)} {found.st_size} {found.st_mtime_ns}"
 
 
 def _features():
@@ -204,20 +286,32 @@ def _features():
 def _read_documents(
     files: tuple[_File, ...], text_field: str, encoding: str, errors: str, limit: int | None
 ) -> Iterator[dict[str, str]]:
-    count, empty = 0, []
+    count, empty = 0, list[str]()
     for file in files:
-        try:
+        with _skipping(file, empty):
             for name, text in _read_file(file, text_field, encoding, errors):
                 yield {"text": text, "name": name}
                 count += 1
                 if count == limit:
                     return
-        except EmptyFileError:
-            # Folders of source code are full of empty files (__init__.py); that is no mistake of the user.
-            if file.required:
-                raise
-            empty.append(file.name)
-    if not count:
+    _tell_empty(files, empty, bool(count))
+
+
+@contextmanager
+def _skipping(file: _File, empty: list[str]) -> Iterator[None]:
+    """Add a file without text to `empty`, unless the user named it."""
+    try:
+        yield
+    except EmptyFileError:
+        # Folders of source code are full of empty files (__init__.py); that is no mistake of the user.
+        if file.required:
+            raise
+        empty.append(file.name)
+
+
+def _tell_empty(files: Sequence[_File], empty: list[str], found: bool) -> None:
+    """Warn of files without text. ValueError where there was none at all."""
+    if not found:
         raise ValueError(f"There is no text in {files[0].path}{' and the other files' if files[1:] else ''}.")
     if empty:
         names = ", ".join(empty[:5]) + (", ..." if empty[5:] else "")
@@ -225,8 +319,8 @@ def _read_documents(
 
 
 def _read_file(file: _File, text_field: str, encoding: str, errors: str) -> Iterator[tuple[str, str]]:
-    path = Path(file.path)
-    if file_kind(path) in RECORDS:
-        yield from read_records(path, text_field, encoding, errors)
+    if file_kind(file.path) in RECORDS:
+        for name, text, _ in read_records(file.path, text_field, encoding, errors):
+            yield name, text
     else:
-        yield file.name, read_text(path, encoding, errors)
+        yield file.name, read_text(file.path, encoding, errors)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from hmt.data.recall_targets import NO_TARGET
+from hmt.util.integers import as_integers
 
 
 class RepeatedSamples(torch.utils.data.Dataset):
@@ -42,7 +43,7 @@ class RepeatedSamples(torch.utils.data.Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        ids = torch.as_tensor(self.samples[index]["input_ids"]).clone()
+        ids = as_integers(self.samples[index]["input_ids"], "'input_ids' of a sample").clone()
         draw, length = np.random.default_rng([self.seed, index]), self.segment_length
         number, whole = -(-len(ids) // length), len(ids) // length
         targets = torch.full((number,), NO_TARGET)

@@ -102,6 +102,8 @@ def check_ids(ids: Sequence[int] | np.ndarray | torch.Tensor, vocab_size: int) -
     ids = np.asarray(ids)
     if ids.ndim != 1:
         raise ValueError(f"check_ids takes one sequence of ids, got the shape {ids.shape}.")
+    if ids.size and ids.dtype.kind not in "iu":
+        raise ValueError(f"check_ids takes integers, got {ids.dtype}.")
     wrong = np.flatnonzero((ids < 0) | (ids >= vocab_size))
     if wrong.size:
         at = int(wrong[0])

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from hmt.util.files import write_atomically
 from hmt.util.format import byte_text
 
 # Okabe and Ito's palette, which readers with any kind of colour vision can tell apart; markers say it again.
@@ -146,8 +147,8 @@ def plain_log_ticks(axes: Axes) -> None:
 def to_bytes(figure: Figure, kind: str = "png") -> bytes:
     """The figure as "png" (150 dpi, white background) or "svg"."""
     buffer = io.BytesIO()
-    # No date: the same results give the same file.
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    # No date: the same results give the same file. Its maker: it may be replaced by the next one.
+    metadata = {"Date": None, "Creator": "hmt"} if kind == "svg" else {"Software": "hmt"}
     with matplotlib.rc_context(_STYLE):
         figure.savefig(
             buffer,
@@ -162,9 +163,8 @@ def to_bytes(figure: Figure, kind: str = "png") -> bytes:
 
 
 def save(figure: Figure, path) -> None:
-    """Write a .png or .svg file."""
+    """Write a .png or .svg file; ValueError for another one, and where it would replace something else."""
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):
         raise ValueError(f"{path}: figures are saved as .png or .svg")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(to_bytes(figure, kind))
+    write_atomically(path, to_bytes(figure, kind), "figure")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from hmt.util.files import write_atomically
+from hmt.util.files import check_output, write_atomically
 
 Record = dict[str, Any]
 
@@ -33,7 +33,9 @@ class Predictions:
         self.records: list[Record] = []
         self._file: IO[bytes] | None = None
         self._end = 0
+        check_output(self.path)
         if overwrite:
+            self._check_ours()
             self.path.unlink(missing_ok=True)
         elif self.path.exists():
             self._load()
@@ -98,6 +100,19 @@ class Predictions:
             else:
                 self.records.append(value)
             self._end += len(line) + 1
+
+    def _check_ours(self) -> None:
+        """ValueError for a file that begins with anything but a header: it is nobody's to remove."""
+        if not self.path.exists() or not (first := self.path.open("rb").readline()):
+            return
+        try:
+            found = json.loads(first)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict) or found.keys() != self.header.keys():
+            raise ValueError(
+                f"{self.path} is there and holds no answers of hmt eval; remove it, if it can go"
+            )
 
     def _check(self, found: Any) -> None:
         field = difference(found, self.header)

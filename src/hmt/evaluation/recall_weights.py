@@ -7,6 +7,7 @@ import torch
 
 from hmt.model.checkpoint import BackboneWrapper
 from hmt.model.segments import make_grid
+from hmt.util.integers import as_integers
 
 
 @torch.no_grad()
@@ -21,7 +22,7 @@ def recall_map(model: BackboneWrapper, input_ids, max_segments: int = 512) -> np
     """
     length = model.config.segment_length
     device = model.get_input_embeddings().weight.device
-    ids = torch.as_tensor(input_ids, device=device).flatten()[: max_segments * length]
+    ids = as_integers(input_ids, "input_ids").to(device).flatten()[: max_segments * length]
     number = -(-len(ids) // length)
     if number < 2:
         raise ValueError(

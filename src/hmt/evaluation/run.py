@@ -19,7 +19,7 @@ from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.summary import cells, estimate, paired
 from hmt.evaluation.tasks.base import Record, Setting, Task
 from hmt.util.environment import run_facts
-from hmt.util.files import only_writer, write_atomically
+from hmt.util.files import check_folder, check_output, only_writer, write_atomically
 
 # progress(task, reader, items done, items in total)
 RunProgress = Callable[[str, str, int, int], None]
@@ -57,9 +57,17 @@ def evaluate(
     Scores are as the tasks make them: fractions, nats (see `Metric` for how to show them).
     """
     _check_names([reader.name for reader in readers], [task.name for task in tasks])
-    output = Path(output)
+    output = check_results(output)
     with only_writer(output / "predictions", "choose another --output"):
         return _evaluate(readers, tasks, setting, output, progress, overwrite)
+
+
+def check_results(output: Path | str) -> Path:
+    """The folder, in which results can be written. ValueError or OSError where they cannot, or would replace
+    what is no result of this library."""
+    folder = check_folder(output)
+    check_output(folder / "results.json", "result of hmt eval")
+    return folder
 
 
 def _evaluate(
@@ -104,7 +112,8 @@ def _evaluate(
             "setup": facts,
         }
     )
-    write_atomically(output / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    data = (json.dumps(results, indent=1) + "\n").encode()
+    write_atomically(output / "results.json", data, "result of hmt eval")
     return results
 
 

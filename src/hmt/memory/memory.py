@@ -10,18 +10,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from hmt.backbone import align_tensor
 from hmt.backbone.fingerprint import Fingerprint
+from hmt.memory.check import Limits, check_finite, check_memory
+from hmt.memory.file import checksum, read_safetensors, to_bytes
 from hmt.memory.identity import Identity, LiveIdentity, check_same
 from hmt.memory.state import MemoryState
-from hmt.util.files import checksum, read_safetensors, write_atomically
+from hmt.util.files import write_atomically
+from hmt.util.integers import as_integers
 
 FORMAT = "hmt-memory"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
+_READ = ("1", FORMAT_VERSION)  # the checksum of version 1 covers the tensors alone
 
 
 class Adopter(Protocol):
@@ -143,7 +146,7 @@ class Memory(Cache):
     def select(self, index: Tensor | list[int]) -> Memory:
         """A memory of the streams named by `index` (int64 [R] or a list), in that order."""
         copy = self.copy()
-        copy.batch_select_indices(torch.as_tensor(index, device=self.open_ids.device))
+        copy.batch_select_indices(as_integers(index, "index").to(self.open_ids.device))
         return copy
 
     @staticmethod
@@ -241,11 +244,16 @@ class Memory(Cache):
     def save(self, path: Any) -> None:
         """Write one safetensors file. The old file survives a full disk or a kill: write, then rename.
 
-        `path` is local or any URL that fsspec knows (`s3://...`). ValueError when the model was trained after
-        it read this: a file must belong to the weights it names.
+        The same memory of the same model gives the same bytes. `path` is local or any URL that fsspec knows
+        (`s3://...`). ValueError when the model was trained after it read this (a file must belong to the
+        weights it names), when there are numbers in it that are not finite, and for a `path` that is taken by
+        anything but a memory file.
         """
+        lengths, columns = self.open_lengths[:, None], torch.arange(self.open_ids.shape[1])
+        open_ids = torch.where(columns.to(lengths.device) < lengths, self.open_ids, 0)
+        check_memory("the memory", self.state.tensors, open_ids, self.open_lengths)
         tensors = {f"state.{name}": value for name, value in self.state.tensors.items()}
-        tensors |= {"open.ids": self.open_ids, "open.lengths": self.open_lengths}
+        tensors |= {"open.ids": open_ids, "open.lengths": self.open_lengths}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         identity = self.identity
         made_by = identity.verified() if isinstance(identity, LiveIdentity) else identity.fingerprint
@@ -256,25 +264,31 @@ class Memory(Cache):
             "system": self.identity.system,
             "model": self.identity.model,
             "fields": json.dumps(self.identity.fields, sort_keys=True),
-            "checksum": checksum(tensors),
         }
-        write_atomically(path, save(tensors, metadata))
+        metadata["checksum"] = checksum(tensors, metadata)
+        write_atomically(path, to_bytes(tensors, metadata), "memory file")
 
     @classmethod
     def load(cls, path: Any, model: Adopter | None = None) -> Memory:
         """Read a memory file, and check that it belongs to `model` (skipped when `model` is None).
 
-        Raises ValueError when the file is damaged, of another format version, or of another model.
+        Raises ValueError when the file is damaged, of another format version, of another model, or says
+        something that no memory can hold.
         """
-        metadata, tensors = read_safetensors(path)
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is not a memory file (its metadata name no {FORMAT!r} format)")
-        if metadata.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has memory format version {metadata.get('format_version')!r}, this library reads "
-                f"{FORMAT_VERSION!r}; read the text again with this version"
-            )
-        if metadata.get("checksum") != checksum(tensors):
+
+        def accept(metadata: dict[str, str]) -> None:
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"{path} is not a memory file (its metadata name no {FORMAT!r} format)")
+            if (version := metadata.get("format_version")) not in _READ:
+                raise ValueError(
+                    f"{path} has memory format version {version!r}, this library reads "
+                    f"{' and '.join(_READ)}; read the text again with this version"
+                )
+
+        metadata, tensors = read_safetensors(path, accept)
+        version = metadata["format_version"]
+        covered = {} if version == "1" else {n: text for n, text in metadata.items() if n != "checksum"}
+        if metadata.get("checksum") != checksum(tensors, covered):
             raise ValueError(f"{path} is a damaged memory file: its contents do not match their checksum")
         try:
             identity = Identity(
@@ -283,31 +297,44 @@ class Memory(Cache):
                 metadata["model"],
                 json.loads(metadata["fields"]),
             )
-            state = {
-                n.removeprefix("state."): align_tensor(t)
-                for n, t in tensors.items()
-                if n.startswith("state.")
-            }
-            memory = cls(MemoryState(state), tensors["open.ids"], tensors["open.lengths"], identity)
-            memory.info()
-        except (KeyError, AttributeError, ValueError) as error:
+            if not isinstance(identity.fields, dict):
+                raise KeyError("fields")
+            open_ids, open_lengths = tensors.pop("open.ids"), tensors.pop("open.lengths")
+        except (KeyError, ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} is a damaged memory file: {error!r} is missing or unreadable"
+                f"{path} is a damaged memory file: {str(error)[:80]} is missing or unreadable"
             ) from error
+        if unknown := [name for name in tensors if not name.startswith("state.")]:
+            raise ValueError(f"{path} is damaged: it has tensors that no memory has, such as {unknown[0]}")
+        state = {name.removeprefix("state."): align_tensor(t) for name, t in tensors.items()}
+        check_memory(path, state, open_ids, open_lengths, identity.fields)
+        memory = cls(MemoryState(state), open_ids, open_lengths, identity)
         return memory if model is None else model.adopt(memory, path)
 
 
-def adopt(memory: Memory, mine: LiveIdentity, fresh: MemoryState, device: Any, source: Any) -> Memory:
+def adopt(
+    memory: Memory,
+    mine: LiveIdentity,
+    fresh: MemoryState,
+    device: Any,
+    source: Any,
+    vocabulary: int | None = None,
+    limits: Limits | None = None,
+) -> Memory:
     """Check that `memory` was made by the model of `mine`, and move it to `device`. ValueError if it was not.
 
-    fresh: the state of one stream of that model that has read nothing.
+    Args:
+        fresh: the state of one stream of that model that has read nothing.
+        vocabulary, limits: what integers may be, see `check_memory`.
     """
     check_same(memory.identity, mine, source)
-    want = {name: tensor.shape[1:] for name, tensor in fresh.tensors.items()}
-    have = {name: tensor.shape[1:] for name, tensor in memory.state.tensors.items()}
-    if want != have:
-        raise ValueError(f"{source} is damaged: its tensors have shapes {have}, this model needs {want}")
     memory = memory.to(device)
-    memory.state = MemoryState({n: t.to(fresh[n].dtype) for n, t in memory.state.tensors.items()})
+    check_memory(
+        source, memory.state.tensors, memory.open_ids, memory.open_lengths, mine.fields, fresh.tensors,
+        vocabulary, limits,
+    )  # fmt: skip
+    state = {name: tensor.to(fresh[name].dtype) for name, tensor in memory.state.tensors.items()}
+    check_finite(f"{source}, in the precision of this model,", state)
+    memory.state = MemoryState(state)
     memory.identity = mine
     return memory

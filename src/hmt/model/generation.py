@@ -207,7 +207,8 @@ class MemoryGenerationMixin(GenerationMixin):
         self._refuse(kwargs)
         if inputs is None or (isinstance(inputs, Tensor) and inputs.numel() == 0):
             raise ValueError("generate needs at least one prompt token per stream")
-        ids = check_ids(inputs).to(self.input_device)
+        inputs = check_ids(inputs)
+        ids = inputs.to(self.input_device)
         mask = self._mask(ids, kwargs)
         if kwargs.get("attention_mask") is not None:
             kwargs["attention_mask"] = mask.long().to(inputs.device)

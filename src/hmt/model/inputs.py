@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hmt.util.integers import as_integers
+
 # What transformers and peft hand to the forward of any causal LM. Positions are counted anew in every segment
 # and token types do not exist here, so these carry nothing.
 _CARRY_NOTHING = {
@@ -46,25 +48,19 @@ def check_keywords(given: Mapping[str, Any], forward: Callable) -> None:
 
 
 def as_ids(ids: Any, device: Any) -> Tensor:
-    """Token ids, given as a tensor or as (nested) lists, as a tensor [B, T] on `device`.
+    """Token ids, given as a tensor, an array or (nested) lists of integers of any width, as int64 [B, T] on
+    `device`.
 
     ValueError as of `check_ids`, and for text.
     """
     if not isinstance(ids, Tensor):
         _refuse_text(ids)
-        try:
-            ids = torch.as_tensor(ids)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"input_ids must be token ids, [tokens] or [batch, tokens]; this {type(ids).__name__} is "
-                f"not: {error}"
-            ) from error
-    ids = ids.to(device)
+    ids = as_integers(ids, "input_ids (token ids, [tokens] or [batch, tokens])").to(device)
     return check_ids(ids[None] if ids.dim() == 1 else ids)
 
 
 def check_ids(ids: Any) -> Tensor:
-    """`ids` as they are. ValueError unless they are an integer tensor [B, T] with at least one token."""
+    """`ids` as int64. ValueError unless they are an integer tensor [B, T] with at least one token."""
     if ids is not None and not isinstance(ids, Tensor):
         _refuse_text(ids)
         raise ValueError(
@@ -73,9 +69,7 @@ def check_ids(ids: Any) -> Tensor:
     if ids is None or ids.dim() != 2 or 0 in ids.shape:
         shape = None if ids is None else tuple(ids.shape)
         raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {shape}")
-    if ids.is_floating_point() or ids.dtype == torch.bool:
-        raise ValueError(f"input_ids must be integers, got {ids.dtype}")
-    return ids
+    return as_integers(ids, "input_ids")
 
 
 def _refuse_text(ids: Any) -> None:
@@ -159,5 +153,6 @@ def kept_columns(keep: int | Tensor | None, width: int) -> Tensor:
     if isinstance(keep, Tensor):
         if keep.dim() != 1:
             raise ValueError("logits_to_keep is a number of columns or a 1-D tensor of column indices")
+        keep = keep if keep.dtype == torch.bool else as_integers(keep, "logits_to_keep")
         return torch.arange(width, device=keep.device)[keep]
     return torch.arange(width)[slice(-keep, None) if keep else slice(None)]

@@ -28,6 +28,7 @@ from hmt.model.outputs import MemoryOutput, StepOutput
 from hmt.model.protocol import Progress
 from hmt.model.retrieval import Retrieval
 from hmt.model.segments import Grid, make_grid, shift_labels
+from hmt.util.integers import as_integers
 
 logger = logging.get_logger(__name__)
 
@@ -57,6 +58,8 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
     stage_fields: ClassVar[tuple[str, ...]] = ()
     #: What the system cannot do ("train", ...), each with the reason, see `require`.
     cannot: ClassVar[Mapping[str, str]] = {}
+    #: Least and most of integers in the state that are no token ids, by tensor; `segments` needs none.
+    state_limits: ClassVar[Mapping[str, tuple[int, int]]] = {}
     #: Compiled functions, of systems that have `compile_steps`.
     compiled: Any = None
 
@@ -232,8 +235,10 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         return LiveIdentity(self)
 
     def adopt(self, memory: Memory, source: Any = "the memory") -> Memory:
-        """Check that `memory` was made by this model, and move it to its device. ValueError if it was not."""
-        return adopt(memory, self.identity(), self.initial_state(1), self.input_device, source)
+        """Check that `memory` was made by this model, and move it to its device. ValueError if it was not,
+        and for what no memory of this model can hold."""
+        fresh, vocabulary = self.initial_state(1), self.config.vocab_size
+        return adopt(memory, self.identity(), fresh, self.input_device, source, vocabulary, self.state_limits)
 
     def memory_for(self, cache: Any, batch: int) -> Memory:
         """`cache` as a memory of `batch` streams; a new one for None or an empty cache; else ValueError."""
@@ -358,6 +363,9 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         input_ids = inputs.check_ids(input_ids)
         mask = inputs.check_mask(attention_mask, input_ids)
         inputs.check_positions(kwargs.get("position_ids"), input_ids, mask)
+        labels = None if labels is None else as_integers(labels, "labels")
+        if recall_targets is not None:
+            recall_targets = as_integers(recall_targets, "recall_targets")
         inputs.check_training(input_ids, labels, recall_targets, bptt_depth, chunk)
         batch, width = input_ids.shape
         given = past_key_values is not None

@@ -21,7 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hmt.backbone import align
-from hmt.util.files import write_atomically
+from hmt.util.files import check_own_folder, write_atomically
 
 RECORD = "run.json"
 LOG = "log.jsonl"
@@ -34,9 +34,9 @@ def last_checkpoint(folder: Path) -> Path | None:
         number = re.fullmatch(r"checkpoint-(\d+)", path.name)
         try:
             state = json.loads((path / TRAINER_STATE_NAME).read_text())
-        except (OSError, json.JSONDecodeError):
+        except (OSError, ValueError):
             continue
-        if number and state.get("global_step") == int(number[1]):
+        if number and isinstance(state, dict) and state.get("global_step") == int(number[1]):
             found.append((int(number[1]), path))
     return max(found)[1] if found else None
 
@@ -79,11 +79,9 @@ def _load_whole(model, folder: Path) -> None:
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """ValueError when no run can begin, or go on, in `folder`."""
-    if not (folder / RECORD).is_file():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no run to resume; choose another folder")
-    elif not resume:
+    """ValueError or OSError when no run can begin, or go on, in `folder`."""
+    check_own_folder(folder, RECORD, "run to resume")
+    if (folder / RECORD).is_file() and not resume:
         raise ValueError(
             f"{folder} already holds a run: pass resume=True (hmt train: --resume) to go on with it, or "
             "choose another folder"
@@ -95,7 +93,10 @@ def check_record(folder: Path, record: dict[str, Any]) -> None:
     file = folder / RECORD
     if not file.is_file():
         return
-    before = _flat(json.loads(file.read_text(encoding="utf-8")))
+    try:
+        before = _flat(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({error}); begin a new run in another folder") from None
     now = _flat(json.loads(json.dumps(record)))
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if names:

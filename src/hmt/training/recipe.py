@@ -186,7 +186,7 @@ class Recipe:
         """Write as JSON."""
         from hmt.util.files import write_atomically
 
-        write_atomically(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
+        write_atomically(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode(), "recipe")
 
     @classmethod
     def load(cls, path) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from hmt.training.trainer import MemoryTrainer
 from hmt.training.tuning import apply_tuning, trained_in_float32
 from hmt.training.watch import LogFile, Progress
 from hmt.util.environment import peak_memory
+from hmt.util.files import disk_errors, local_folder, only_writer
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +77,11 @@ def train(
             WANDB_PROJECT, ...); TensorBoard's files are in the folders of the stages otherwise.
         callbacks: more `transformers.TrainerCallback`s, for every stage.
 
-    Raises ValueError for settings that cannot work and for a resume with other settings, `TrainingDiverged`
-    (a ValueError) when the loss is no longer a number, and `TrainingStopped` (a KeyboardInterrupt) after
-    SIGINT or SIGTERM.
+    Raises ValueError for settings that cannot work, for a resume with other settings and while another run
+    writes into the folder, `TrainingDiverged` (a ValueError) when the loss is no longer a number, OSError
+    when the folder cannot be written to, and `TrainingStopped` (a KeyboardInterrupt) after SIGINT or SIGTERM.
     """
-    folder = Path(output_dir)
+    folder = local_folder(output_dir)
     _check_model(model, recipe)
     ck.check_folder(folder, resume)
     reporters(report_to)
@@ -87,6 +89,25 @@ def train(
         training_arguments(stage, recipe, folder, None, evaluate=False)  # what they refuse, before any work
     if (eval_data is None) != (recipe.eval_steps is None):
         raise ValueError("eval_data is scored every recipe.eval_steps: set both, or neither")
+    alone = only_writer(folder) if PartialState().is_main_process else nullcontext()
+    told: dict[str, Any] = {"progress": progress, "report_to": report_to, "run_name": run_name}
+    with alone, disk_errors(folder, "go on with resume=True (--resume) where there is room"):
+        return _train(model, tokenizer, data, recipe, folder, resume, eval_data, list(callbacks), told)
+
+
+def _train(
+    model: BackboneWrapper,
+    tokenizer,
+    data: Data,
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    eval_data: Data,
+    callbacks: list,
+    told: dict[str, Any],
+) -> TrainingResult:
+    """`train`, in a folder that is this process's. told: how what happens is said, see `_Runner`."""
+    ck.check_folder(folder, resume)  # another run may have begun, and ended, before it was
     data = prepare(data, tokenizer)
     eval_data = None if eval_data is None else prepare(eval_data, tokenizer)
     samples = [_samples(data, stage, model, recipe) for stage in recipe.stages]
@@ -105,8 +126,7 @@ def train(
         ck.load_weights(model, folder)
     else:
         with trained_in_float32(model, recipe):
-            told: dict[str, Any] = {"progress": progress, "report_to": report_to, "run_name": run_name}
-            runner = _Runner(model, tokenizer, recipe, folder, eval_data, list(callbacks), **told)
+            runner = _Runner(model, tokenizer, recipe, folder, eval_data, callbacks, **told)
             for number, stage in enumerate(recipe.stages, start=1):
                 result.stages.append(runner.run(number, stage, samples[number - 1]))
         model.eval()

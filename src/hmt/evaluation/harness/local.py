@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hmt.util.files import write_atomically
+
 _SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice")
 _READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
@@ -108,7 +110,8 @@ def _write(name: str, entry: Any, files: dict[str, str], folder: Path, rename: d
         "custom_dataset: !function hmt.evaluation.harness.local.load_files",
         f"dataset_kwargs: {json.dumps(arguments)}",  # JSON is YAML
     ]
-    (folder / f"{name}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = ("\n".join(lines) + "\n").encode()
+    write_atomically(folder / f"{name}.yaml", data, "task of the harness")
 
 
 def load_files(

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from hmt.evaluation.report.merge import Run, load_runs
 from hmt.evaluation.report.page import Pictures, sections
-from hmt.util.files import write_atomically
+from hmt.util.files import check_output, write_atomically
 
 __all__ = ["Run", "load_runs", "write_runs"]
 
@@ -22,8 +22,10 @@ def write_runs(
 
     baseline: reader that the others are compared with; None takes the first window or else the first reader.
     pngs: folder for the figures as PNG files. title: None takes that of the first run that has one.
-    Returns the names of those files. ValueError for a baseline that is in none of the runs.
+    Returns the names of those files. ValueError for a baseline that is in none of the runs, and for files
+    that would replace something else.
     """
+    check_output(path, "report")
     pictures = Pictures(None if pngs is None else Path(pngs))
     texts = [text for run in runs for text in (run.results.get("summary") or "").split("\n\n") if text]
     titles = [run.results["title"] for run in runs if run.results.get("title")]
@@ -32,7 +34,7 @@ def write_runs(
         summary=texts,
         sections=sections([run for run in runs if run.tasks], baseline, pictures),
     )
-    write_atomically(Path(path), page.encode())
+    write_atomically(path, page.encode(), "report")
     return pictures.files
 
 

@@ -82,7 +82,7 @@ class Pictures:
                 number += 1
                 file = f"{name}-{number}.png"
             self.files.append(file)
-            write_atomically(self.folder / file, data)
+            write_atomically(self.folder / file, data, "figure")
         source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
         return Part("figure", description, source=source)
 
