@@ -112,9 +112,10 @@ def command(
 
     from transformers.utils import logging
 
-    from hmt.systems import load_tokenizer
-    from hmt.training import TrainingStopped, train
+    from hmt.systems import load_config, load_tokenizer
+    from hmt.training import train
 
+    load_config(model)  # a model that is not there has no tokenizer either
     tokenizer = load_tokenizer(model)
     documents = load_text(data[0] if len(data) == 1 else data, tokenizer, **mixing, **reading)
     held_out = None
@@ -122,11 +123,7 @@ def command(
         held_out = load_text(eval_data, tokenizer, **mixing, **{**reading, "limit": None})
     learner = open_for_training(model, chosen, system, memory, **attention)
     logging.disable_progress_bar()  # one for every checkpoint that is written
-    try:
-        result = train(learner, tokenizer, documents, chosen, output, resume=resume, eval_data=held_out)
-    except TrainingStopped as stop:
-        typer.secho(str(stop), fg=typer.colors.YELLOW, err=True)
-        raise typer.Exit(128 + stop.signal) from None
+    result = train(learner, tokenizer, documents, chosen, output, resume=resume, eval_data=held_out)
     _report(result, output)
 
 

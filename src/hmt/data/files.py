@@ -51,15 +51,17 @@ def file_kind(path: Path) -> str:
 
 
 def check_encoding(encoding: str, errors: str) -> None:
-    """ValueError when Python knows no such encoding or error handler."""
+    """ValueError when Python knows no such encoding of text, or no such handler of undecodable bytes."""
     try:
+        "".encode(encoding)  # unlike the decoder, this refuses codecs that are no encoding of text: base64
         codecs.getincrementaldecoder(encoding)
-        codecs.lookup_error(errors)
-    except LookupError as error:
+        if errors != "strict":
+            codecs.lookup_error(errors)(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"))
+    except (LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{error}: encoding= takes a Python codec such as 'utf-8' or 'latin-1', errors= 'strict' "
             "or 'replace'."
-        ) from error
+        ) from None
 
 
 def text_pieces(

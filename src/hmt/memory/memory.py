@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -180,11 +181,13 @@ class Memory(Cache):
 
     # -- the file -----------------------------------------------------------------------------------------
 
-    def save(self, path: Any) -> None:
+    def save(self, path: Any, notes: Mapping[str, str] | None = None) -> None:
         """Write one safetensors file. The old file survives a full disk or a kill: write, then rename.
 
         `path` is local or any URL that fsspec knows (`s3://...`). ValueError when the model was trained after
         it read this: a file must belong to the weights it names.
+
+        notes: further metadata of the file.
         """
         tensors = {f"state.{name}": value for name, value in self.state.tensors.items()}
         tensors |= {"open.ids": self.open_ids, "open.lengths": self.open_lengths}
@@ -192,6 +195,7 @@ class Memory(Cache):
         identity = self.identity
         made_by = identity.verified() if isinstance(identity, LiveIdentity) else identity.fingerprint
         metadata = {
+            **(notes or {}),
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "fingerprint": str(made_by),
