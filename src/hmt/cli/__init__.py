@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from hmt.cli.errors import exit_code, one_line
+from hmt.cli.options import Command, epilog
 from hmt.util.processes import end_with_parent, without_shared_locks
 from hmt.util.signals import stop_signals
 
@@ -87,21 +88,18 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-def _epilog(examples: list[str]) -> str:
-    return "\n\n".join([f"Example{'s'[: len(examples) - 1]}:", *examples])
-
-
 app = typer.Typer(
     name="hmt",
     cls=_Group,
-    epilog=_epilog(
+    epilog=epilog(
         ["hmt train Qwen/Qwen3-0.6B books/ --output run", COMMANDS["read"][0], COMMANDS["generate"][0]]
     ),
     help="Long-term memory for Hugging Face causal language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
@@ -121,9 +119,10 @@ def _options(
 for _name, _examples in COMMANDS.items():
     _module = importlib.import_module(f"hmt.cli.{_name}")
     if hasattr(_module, "app"):
-        app.add_typer(_module.app, name=_name, epilog=_epilog(_examples))
+        app.add_typer(_module.app, name=_name, epilog=epilog(_examples))
     else:
-        app.command(_name, epilog=_epilog(_examples))(_module.command)
+        _line = (_module.command.__doc__ or "").partition("\n")[0]
+        app.command(_name, cls=Command, short_help=_line, epilog=epilog(_examples))(_module.command)
 
 
 def main() -> None:

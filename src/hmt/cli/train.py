@@ -61,7 +61,7 @@ def command(
     ],
     data: Annotated[
         list[str],
-        typer.Argument(help="Text, JSON or Parquet files, folders, or a hub dataset.", metavar="DATA..."),
+        typer.Argument(help="Text, JSON or Parquet files, folders, or a hub dataset.", metavar="DATA"),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the run and of the trained model.")
