@@ -25,7 +25,7 @@ class _Shape(TypedDict):
     """What every record holds; a task adds more."""
 
     id: str
-    scores: dict[str, float | None]
+    scores: NotRequired[dict[str, float | None]]
     facts: NotRequired[dict[str, _Fact]]
     weights: NotRequired[dict[str, float | None] | None]
 

@@ -25,10 +25,14 @@ def saved_results(folder: Path, told: Mapping[str, Any] | None = None) -> list[d
 
     ValueError, naming the file, for answers that cannot be read or scored.
     """
+    files = sorted((folder / "predictions").glob("*/*.jsonl"))
+    number = sum(max(0, path.read_bytes().count(b"\n") - 1) for path in files)  # without the first line
+    known = dict(told or {})
+    if number <= _answers(known):
+        return []
     groups: dict[str, dict[str, dict[str, list[Record]]]] = {}  # shared header -> task -> reader
     headers: dict[str, dict[str, Any]] = {}  # of readers
-    number = 0
-    for path in sorted((folder / "predictions").glob("*/*.jsonl")):
+    for path in files:
         header, records, _ = read_predictions(path)
         if not records:
             continue
@@ -41,10 +45,6 @@ def saved_results(folder: Path, told: Mapping[str, Any] | None = None) -> list[d
         place = groups.setdefault(key, {}).setdefault(json.dumps([task, settings], sort_keys=True), {})
         place[reader] = rescored(made, records, path)
         headers[reader] = header.get("model") or {}
-        number += len(records)
-    known = dict(told or {})
-    if number <= _answers(known):
-        return []
     found: list[dict[str, Any]] = []
     for key, places in groups.items():
         length = json.loads(key)[0]
