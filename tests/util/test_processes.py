@@ -100,7 +100,7 @@ def test_no_orphan_and_no_traceback(tmp_path, number, group):
 
 
 def test_signals_that_are_ignored_stay_ignored():
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    before = signal.getsignal(signal.SIGHUP)
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
         with stop_signals():
@@ -110,5 +110,18 @@ def test_signals_that_are_ignored_stay_ignored():
                 time.sleep(10)
             assert stopped.value.signal == signal.SIGTERM
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_that_is_lost_comes_again(capsys):
+    class Unlucky:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    with pytest.raises(Stopped), stop_signals():
+        thing = Unlucky()
+        del thing  # an error in here is printed, and goes no further
+        time.sleep(10)
+    assert capsys.readouterr().err == ""

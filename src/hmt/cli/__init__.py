@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from hmt.cli.errors import exit_code, one_line
 from hmt.cli.options import Command, epilog
 from hmt.util.processes import end_with_parent, without_shared_locks
-from hmt.util.signals import stop_signals
+from hmt.util.signals import end_at_once, stop_signals
 
 # A module with a function `command` becomes a command, one with a Typer `app` becomes a group of commands;
 # both are called by the module's name and appear in `hmt --help` in this order. The examples end its help.
@@ -132,14 +132,17 @@ def main() -> None:
     stopped by one (130 after Ctrl-C).
     """
     end_with_parent()
-    with stop_signals():
-        without_shared_locks()
-        for stream in (sys.stdout, sys.stderr):  # in an ASCII locale a letter is replaced, and no error
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")
-        if not (os.environ.get("HMT_DEBUG") or "--debug" in sys.argv):
-            _only_our_words()
-        app()
+    try:
+        with stop_signals():
+            without_shared_locks()
+            for stream in (sys.stdout, sys.stderr):  # in an ASCII locale a letter is replaced, and no error
+                if hasattr(stream, "reconfigure"):
+                    stream.reconfigure(errors="replace")
+            if not (os.environ.get("HMT_DEBUG") or "--debug" in sys.argv):
+                _only_our_words()
+            app()
+    finally:
+        end_at_once()  # the interpreter would answer Ctrl-C with a traceback while it ends
 
 
 def _only_our_words() -> None:

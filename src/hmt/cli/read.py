@@ -29,7 +29,7 @@ def read_tokens(
     now: SoFar,
     limit: int | None = None,
     chunk: int = 8,
-    checkpoint_every: float = 1.0,
+    checkpoint_every: float = 5.0,
     unfinished: Unfinished | None = None,
 ) -> tuple[SoFar, TokenProgress]:
     """Read (ids, fraction) pieces on top of what was read `now`: what is read then, and the progress.

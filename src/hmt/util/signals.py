@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # SIGHUP is not known on Windows
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_AGAIN = 0.05  # seconds until a signal that was lost is raised again
 
 
 class Stopped(KeyboardInterrupt):
     """Stopped by a signal; what there is to say about it is the message. Attributes: signal (number)."""
 
-    def __init__(self, number: int, message: str = "interrupted"):
+    def __init__(self, number: int = signal.SIGINT, message: str = "interrupted"):
         self.signal = int(number)
         super().__init__(message)
 
@@ -22,16 +27,37 @@ class Stopped(KeyboardInterrupt):
 def stop_signals() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise `Stopped` as Ctrl-C does, so that what cleans up after it always does.
 
-    Signals that are ignored (nohup, a job in the background) stay ignored. Afterwards each ends the process
-    at once: nothing is left to clean up, and the interpreter would answer Ctrl-C with a traceback.
+    Signals that are ignored (nohup, a job in the background) stay ignored. Where a signal comes in a place
+    that cannot raise (a weak reference's callback), Python would print a traceback and go on: it comes again.
     """
-    ours = [n for n in STOPPING if signal.getsignal(n) in (signal.SIG_DFL, signal.default_int_handler)]
-    for number in ours:
-        signal.signal(number, _stop)
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    hook = sys.unraisablehook
+
+    def again(lost: Any) -> None:
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            hook(lost)
+            return
+        number = getattr(lost.exc_value, "signal", signal.SIGINT)
+        later = threading.Timer(_AGAIN, os.kill, (os.getpid(), number))
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = again
+    for number, handler in before.items():
+        if handler in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _stop)
     try:
         yield
     finally:
-        for number in ours:
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_at_once() -> None:
+    """From now on each of the signals ends the process, without a word: nothing is left to clean up."""
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
 
