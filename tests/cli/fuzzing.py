@@ -212,14 +212,26 @@ def prepare(folder: Path) -> None:
 def cases() -> st.SearchStrategy[list[str]]:
     """Command lines: a command that works, with one to three of its parameters replaced."""
     found = commands()
-    any_value = st.sampled_from([*NUMBERS, *WORDS, *LISTS, *PATHS, *KINDS, *SETS])
-    value = any_value | st.integers().map(str) | st.floats().map(str) | st.text(max_size=8)
+    anything = st.sampled_from([*NUMBERS, *WORDS, *LISTS, *PATHS, *KINDS, *SETS]) | st.text(max_size=8)
+    numbers = st.sampled_from(NUMBERS) | st.integers().map(str) | st.floats().map(str)
+    paths = st.sampled_from(PATHS)
+    own = {"<int>": numbers, "<float>": numbers, "=VALUE": st.sampled_from(SETS)}
+    own |= dict.fromkeys(("<path>", "OUT", "FILE", "DIR", "FOLDER", "HTML", "PATH", "MODEL", "DATA"), paths)
+
+    def values(name: str, param: Any) -> st.SearchStrategy[str]:
+        """Three of four are of the kind that the parameter asks for."""
+        shown = param.get_help_record(typer.Context(found[name]))[0]
+        fitting = next((some for kind, some in own.items() if kind in shown), None)
+        kind = st.sampled_from([*KINDS, *LISTS]) if fitting is None else fitting
+        return st.integers(0, 3).flatmap(lambda number: kind if number else anything)
 
     def words(name: str) -> st.SearchStrategy[list[str]]:
-        params = [one for one in found[name].params if one.name != "help"]
+        # a compiler that is stopped in the middle leaves a process that crashes later
+        params = [one for one in found[name].params if one.name not in ("help", "compile")]
         if not params:
             return st.just(name.split())
-        changes = st.lists(st.tuples(st.sampled_from(params), value), min_size=1, max_size=3)
+        change = st.sampled_from(params).flatmap(lambda param: st.tuples(st.just(param), values(name, param)))
+        changes = st.lists(change, min_size=1, max_size=3)
         return changes.map(lambda some: _changed(name, some))
 
     return st.sampled_from(list(BASE)).flatmap(words)
@@ -227,16 +239,10 @@ def cases() -> st.SearchStrategy[list[str]]:
 
 def _changed(name: str, changes: Sequence[tuple[Any, str]]) -> list[str]:
     argv = BASE[name].split()
-    places = [
-        i
-        for i, word in enumerate(argv)
-        if not word.startswith("-") and not argv[i - 1].startswith("-") or not i
-    ]
     for param, value in changes:
         if param.param_type_name == "argument":
-            if argv and places and not argv[0].startswith("-"):
-                number = 1 if param.name in ("file", "data") else 0
-                argv[min(number, len(argv) - 1)] = value
+            place = 1 if len(argv) > 1 and param.name in ("file", "data") and argv[1][0] != "-" else 0
+            argv[place] = value
         elif param.is_flag:
             argv.append((param.secondary_opts or param.opts)[-1])
         else:

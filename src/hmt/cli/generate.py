@@ -1,5 +1,6 @@
 """`hmt generate`: continue a prompt, with or without a memory."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,9 @@ import typer
 
 from hmt.cli.options import DeviceOption, ModelArgument, options, takes
 from hmt.cli.read import open_model
+
+
+_COLDEST = 1e-3  # logits that are divided by less grow beyond what a float16 holds
 
 
 def sampling_options(
@@ -30,8 +34,10 @@ def sampling_options(
     if greedy and given:
         names = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"--greedy takes no sampling options ({names})")
-    if temperature is not None and temperature <= 0:
-        raise ValueError(f"--temperature must be above 0, got {temperature:g}; use --greedy instead of 0")
+    if temperature is not None and not _COLDEST <= temperature < math.inf:
+        raise ValueError(
+            f"--temperature must be at least {_COLDEST:g}, got {temperature:g}; use --greedy instead of 0"
+        )
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p:g}")
     if top_k is not None and top_k < 1:

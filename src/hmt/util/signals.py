@@ -32,15 +32,16 @@ def stop_signals() -> Iterator[None]:
     """
     before = {number: signal.getsignal(number) for number in STOPPING}
     hook = sys.unraisablehook
+    late: list[threading.Timer] = []
 
     def again(lost: Any) -> None:
         if not isinstance(lost.exc_value, KeyboardInterrupt):
             hook(lost)
             return
         number = getattr(lost.exc_value, "signal", signal.SIGINT)
-        later = threading.Timer(_AGAIN, os.kill, (os.getpid(), number))
-        later.daemon = True
-        later.start()
+        late.append(threading.Timer(_AGAIN, os.kill, (os.getpid(), number)))
+        late[-1].daemon = True
+        late[-1].start()
 
     sys.unraisablehook = again
     for number, handler in before.items():
@@ -50,6 +51,8 @@ def stop_signals() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
+        for timer in late:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
