@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -186,7 +188,7 @@ def commands() -> dict[str, Any]:
 
 
 def prepare(folder: Path) -> None:
-    """What the cases work on; the folder becomes the working directory of every case.
+    """What the cases work on: each gets a copy of the folder as its working directory.
 
     Every command is run once as it is: an import that is stopped halfway would leave half a module behind.
     """
@@ -203,10 +205,15 @@ def prepare(folder: Path) -> None:
     (folder / "damaged").mkdir()
     (folder / "damaged" / "config.json").write_text("{")
     model.read(tokenizer(TEXT[:99]).input_ids).save(folder / "book.hmt")
-    for words in ["eval --output saved", *BASE]:
-        name = words.split(" --")[0]
-        outcome = run([*name.split(), *BASE[name].split(), *words[len(name) :].split()], folder, seconds=120)
-        assert outcome.kind == "done", (words, outcome)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert run(["eval", *BASE["eval"].split(), "--output", "saved"], None, seconds=120).kind == "done"
+        for name, words in BASE.items():
+            outcome = run([*name.split(), *words.split()], folder if name == "train" else None, seconds=120)
+            assert outcome.kind == "done", (name, outcome)
+    finally:
+        os.chdir(before)
 
 
 def cases() -> st.SearchStrategy[list[str]]:
@@ -252,16 +259,19 @@ def _changed(name: str, changes: Sequence[tuple[Any, str]]) -> list[str]:
     return [*name.split(), *argv]
 
 
-def run(argv: Sequence[str], folder: Path, seconds: float = SECONDS) -> Outcome:
-    """One case in `folder`, stopped after some seconds."""
-    before = Path.cwd()
-    os.chdir(folder)
+def run(argv: Sequence[str], folder: Path | None, seconds: float = SECONDS) -> Outcome:
+    """One case in a copy of `folder` (None: here), stopped after some seconds."""
     result: Any = None
-    try:
-        with _stopped_after(seconds), _little_memory(), _no_demo():
-            result = CliRunner().invoke(app, list(argv))
-    finally:
-        os.chdir(before)
+    if folder is not None:
+        before = Path.cwd()
+        with tempfile.TemporaryDirectory() as name:
+            os.chdir(shutil.copytree(folder, Path(name) / "work"))
+            try:
+                return run(argv, None, seconds)
+            finally:
+                os.chdir(before)
+    with _stopped_after(seconds), _little_memory(), _no_demo():
+        result = CliRunner().invoke(app, list(argv))
     if result is None:  # stopped at the very end
         return Outcome("stopped")
     last = (result.stderr.strip().splitlines() or [""])[-1]

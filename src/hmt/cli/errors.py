@@ -39,7 +39,8 @@ def one_line(error: BaseException, params: Sequence[Any] = ()) -> str:
 def as_typed(text: str, params: Sequence[Any]) -> str:
     """The parameters of functions that a message names, as the options that they are on the command line.
 
-    `text_field=` and `text_field` become --text-field, `limit=` becomes --limit. `--set` is about fields.
+    `text_field=` and `text_field must be` become --text-field, `limit=` becomes --limit. Fields (`--set`),
+    and names in quotes or in a list, which are the user's, stay.
     """
     if text.startswith("--set"):
         return text
@@ -47,8 +48,9 @@ def as_typed(text: str, params: Sequence[Any]) -> str:
         flag = next((opt for opt in one.opts if opt.startswith("--")), None)
         if flag is None:
             continue
-        end = r"(?:=(?:True\b)?|(?!\w))" if "_" in one.name else r"=(?:True\b)?"
+        end = r"(?:=(?:True\b)?|(?= (?!and\b)))" if "_" in one.name else r"=(?:True\b)?"
         text = re.sub(rf"(?<![\w.'\"/`-]){one.name}{end}", partial(_spaced, flag), text)
+    text = re.sub(r"\b(\w+)=(?=[\s,.;)]|$)", r"\1", text)  # what is none of its options
     return re.sub(r"\bNone\b", "none", text)
 
 

@@ -6,6 +6,7 @@ A folder holds `__init__.py` with a `SYSTEM` (see `registry`), `config.py`, `mod
 from __future__ import annotations
 
 import pkgutil
+import re
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -81,9 +82,11 @@ def load_config(path: Any) -> Any:
     register()
     from transformers import AutoConfig
 
+    if not Path(path).is_dir() and not re.fullmatch(r"([\w-][\w.-]*/)?[\w.-]+", str(path)):
+        raise ValueError(f"{path} is not there; name the folder of a model, or a hub id such as org/name")
     try:
         return AutoConfig.from_pretrained(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is no folder with a model, nor one on the hub: {reason}") from error
 
