@@ -14,23 +14,23 @@ import json
 import shutil
 import statistics
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from math import exp
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from hmt.cli.demo import add_examples
 from hmt.evaluation.summary import cells, paired
 from hmt.util.environment import run_facts
 from hmt.util.files import write_atomically
+from hmt.util.processes import Workers
 
 add_examples()
 from demo.settings import Settings  # noqa: E402
 
 
-def job(name: str, folder: Path, settings: Settings, system: str) -> None:
+def job(post: Callable[[Any], None], name: str, folder: Path, settings: Settings, system: str) -> None:
     """One of the demo's jobs, in a process of its own."""
     import torch
 
@@ -119,22 +119,17 @@ def main() -> None:
     report: dict = {"setup": run_facts(0, seeds=options.seeds), "settings": asdict(settings)}
     with tempfile.TemporaryDirectory() as root:
         folders = [prepared(options.demo, Path(root) / f"seed {seed}") for seed in options.seeds]
-        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-            training = [
-                pool.submit(job, jobs[part][0], folder, replace(settings, seed=seed), system)
-                for part in options.parts
-                for seed, folder in zip(options.seeds, folders, strict=True)
-                for system in trained[part]
-            ]
-            for future in training:
-                future.result()
-            scoring = [  # every seed on the same items
-                pool.submit(job, jobs[part][1], folder, settings, "")
-                for part in options.parts
-                for folder in folders
-            ]
-            for future in scoring:
-                future.result()
+        with Workers(options.workers) as workers:
+            for part in options.parts:
+                for seed, folder in zip(options.seeds, folders, strict=True):
+                    for system in trained[part]:
+                        name = f"{part}, {system}, seed {seed}"
+                        workers.submit(name, job, jobs[part][0], folder, replace(settings, seed=seed), system)
+            workers.results()
+            for part in options.parts:
+                for folder in folders:  # every seed on the same items
+                    workers.submit(f"score {part}, {folder.name}", job, jobs[part][1], folder, settings, "")
+            workers.results()
         if "keys" in options.parts:
             report["recall_accuracy"] = table(folders, "keys", "key_value", "accuracy")
         if "text" in options.parts:

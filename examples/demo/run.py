@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-import subprocess
-import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from queue import Empty
 from typing import Any
-
-from rich.console import Console
-from rich.panel import Panel
-from rich.text import Text
 
 from demo.corpus import Document, make_corpus
 from demo.settings import Settings, smoke
 from hmt.cli.eval_tasks import show
 from hmt.util.files import check_own_folder, only_writer, write_atomically
+from hmt.util.processes import Workers, run_module
 from hmt.util.progress import Bars
 
 FIRST = "hmt-demo.json"  # what a demo writes first: its folder is known by it
-_queue: Any = None  # of a worker process
 
 
 @dataclass
@@ -44,7 +37,6 @@ class Demo:
     held_out: list[Document]
     settings: Settings = Settings()
     workers: int = 2
-    console: Console = field(default_factory=Console)
     results: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -82,38 +74,29 @@ class Demo:
         plan |= {f"text, {s}": ("train.text_memory", s, ["backbone"]) for s in trained}
         plan["score keys"] = ("score.score_keys", "", [f"keys, {s}" for s in self.settings.systems])
         plan["score text"] = ("score.score_text", "", [f"text, {s}" for s in trained])
-        context = multiprocessing.get_context("spawn")
-        self.events = context.Queue()
         threads = max(1, (os.cpu_count() or 1) // self.workers)
-        pool = ProcessPoolExecutor(self.workers, context, _start_worker, (self.events, threads))
-        running: dict[str, Future] = {}
-        try:
-            while plan or running:
-                for name, (function, system, after) in list(plan.items()):
-                    if all(job in self.results for job in after):
-                        work = partial(pool.submit, _work, name, function, self.folder, self.settings, system)
-                        running[name] = self.submit(name, work)
-                        del plan[name]
-                self._show(bars, 0.1)
-                for name in [name for name, future in running.items() if future.done()]:
-                    self.keep(name, running.pop(name).result())
-        except BaseException:
-            processes = list((getattr(pool, "_processes", None) or {}).values())
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.kill()  # training answers SIGTERM with a checkpoint, and its worker then waits
-            raise
-        pool.shutdown()
+        with Workers(self.workers, partial(_begin, threads)) as workers:
+            started: set[str] = set()
+            while len(self.results) < len(plan):
+                for job, (function, system, after) in plan.items():
+                    if job not in started and all(name in self.results for name in after):
+                        started.add(job)
+                        if not self.kept(job):
+                            workers.submit(job, _work, function, self.folder, self.settings, system)
+                for job, kind, value in workers.events(timeout=0.1):
+                    if kind == "done":
+                        self.keep(job, value)
+                    else:
+                        bars(job, *value)
 
-    def submit(self, job: str, work: Callable[[], Future]) -> Future:
-        """`work()`, unless its result was kept by a run with the same settings and text."""
+    def kept(self, job: str) -> bool:
+        """Whether a run with the same settings and text has kept the result of a job, which is taken over."""
         path = self._file(job)
         stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if stored.get("key") != self.key:
-            return work()
-        future: Future = Future()
-        future.set_result(stored["result"])
-        return future
+            return False
+        self.results[job] = stored["result"]
+        return True
 
     def keep(self, job: str, result: Any) -> None:
         self.results[job] = result
@@ -121,15 +104,6 @@ class Demo:
 
     def _file(self, job: str) -> Path:
         return self.folder / "work" / f"{job.replace(', ', '-').replace(' ', '-')}.json"
-
-    def _show(self, bars: Bars, wait: float) -> None:
-        """Move the bars by what the workers have posted, waiting a moment for the first of it."""
-        try:
-            while True:
-                bars(*self.events.get(timeout=wait))
-                wait = 0.001
-        except Empty:
-            pass
 
     # -- what came of it ----------------------------------------------------------------------------------
 
@@ -157,11 +131,10 @@ class Demo:
             "prompt": prompt,
             "continuation": written,
         }
-        self.console.print(
-            f"read {read['name']}: {read['tokens']:,} tokens "
-            f"into a memory file of {read['file_bytes']:,} bytes"
-        )
-        self.console.print(Panel(Text(written.strip("\n")), title="continued in a new process"))
+        size = f"{read['file_bytes']:,} bytes"
+        print(f"read {read['name']}: {read['tokens']:,} tokens into a memory file of {size}")
+        print("continued in a new process:")
+        print(textwrap.indent(written.strip("\n"), "  | "))
         return read
 
     def _report(self, read: dict[str, Any], seconds: float) -> None:
@@ -182,7 +155,7 @@ class Demo:
         write_atomically(self.folder / "results.json", (json.dumps(results, indent=1) + "\n").encode())
         page = self.folder / "report.html"
         write_runs(load_runs(self.folder), page, baseline="sensory tokens only")
-        self.console.print(f"report: [bold]{page}[/bold]")
+        print(f"report: {page}")
 
 
 def main(
@@ -199,30 +172,22 @@ def main(
     train, held_out = make_corpus(text, seed)
     demo = Demo(output, train, held_out, smoke(settings) if quick else replace(settings), workers)
     words = f"{len(train)} documents to train on, {len(held_out)} held out"
-    demo.console.print(f"[bold]hmt demo[/bold]  {words}; everything is left in {output}/")
+    print(f"hmt demo: {words}; everything is left in {output}/")
     with only_writer(output):
         demo.run()
 
 
 def _hmt(*words: Any) -> str:
     """What an `hmt` command prints in a new process; ValueError with its words if it failed."""
-    command = [sys.executable, "-m", "hmt", *map(str, words)]
     # a model this small is faster on one thread than on several that wait for each other
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", errors="replace", env=environment
-    )
+    done = run_module("hmt", *map(str, words), environment={"OMP_NUM_THREADS": "1"})
     if done.returncode:
         raise ValueError(f"`hmt {' '.join(map(str, words))}` failed: {done.stderr.strip()[-500:]}")
     return done.stdout
 
 
-def _start_worker(queue: Any, threads: int) -> None:
-    global _queue
-    _queue = queue
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the workers
+def _begin(threads: int) -> None:
+    """What a worker does first."""
     import datasets
     import torch
     from transformers.utils import logging
@@ -232,18 +197,16 @@ def _start_worker(queue: Any, threads: int) -> None:
     datasets.disable_progress_bars()
 
 
-def _work(job: str, function: str, folder: Path, settings: Settings, system: str) -> Any:
-    from importlib import import_module
-
+def _work(post: Callable[[Any], None], function: str, folder: Path, settings: Settings, system: str) -> Any:
     last = 0.0
 
-    def post(done: int, total: int, text: str) -> None:
+    def tell(done: int, total: int, text: str) -> None:
         nonlocal last
         now = time.monotonic()
         if done in (0, total) or now - last > 0.2:
             last = now
-            _queue.put((job, done, total or None, text))
+            post((done, total or None, text))
 
-    post(0, 0, "starting")
+    tell(0, 0, "starting")
     module, _, name = function.partition(".")
-    return getattr(import_module(f"demo.{module}"), name)(folder, settings, system, post)
+    return getattr(import_module(f"demo.{module}"), name)(folder, settings, system, tell)

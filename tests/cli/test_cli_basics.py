@@ -8,9 +8,11 @@ import sys
 
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from hmt.cli import COMMANDS, app
+from hmt.cli.errors import as_typed
 
 HEAVY = ["torch", "transformers", "datasets", "matplotlib"]
 
@@ -139,3 +141,22 @@ def test_tests_cannot_reach_the_network():
         socket.create_connection(("example.com", 80), timeout=1)
     with pytest.raises(RuntimeError, match="a test tried to"):
         socket.socket().connect(("192.0.2.1", 80))
+
+
+@pytest.mark.parametrize(
+    "command, text, typed",
+    [
+        ("train", "Choose one with text_field=, or list", "Choose one with --text-field, or list"),
+        ("train", "learning_rate must be above 0", "--lr must be above 0"),
+        ("train", "such as encoding='latin-1' (--encoding)", "such as --encoding 'latin-1' (--encoding)"),
+        ("train", "pass resume=True to go on", "pass --resume to go on"),
+        ("train", "must be at least 1, or None for all.", "must be at least 1, or none for all."),
+        ("train", "it has: seed, save_steps, x", "it has: seed, save_steps, x"),
+        ("train", "no field 'lora_r', lora_r is", "no field 'lora_r', --lora-r is"),
+        ("train", "--set FIELD=VALUE, such as segment_length=512", "--set FIELD=VALUE, such as segment_length=512"),
+        ("demo", "Choose one with text_field=, or list", "Choose one with text_field, or list"),
+        ("demo", "a=b is not there", "a=b is not there"),
+    ],
+)  # fmt: skip
+def test_errors_name_options_as_they_are_typed(command, text, typed):
+    assert as_typed(text, typer.main.get_command(app).commands[command].params) == typed

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from hmt.bench.settings import Settings
 from hmt.cli import COMMANDS, app
 from hmt.cli.fields import args_section, config_fields, fields_of, system_fields
-from hmt.cli.options import options, takes
+from hmt.cli.options import Command, options, takes
 from hmt.cli.train import set_fields
 from hmt.cli.values import parse_value, text_of
 from hmt.systems import get
@@ -49,9 +49,9 @@ def run():
     """Runs a command whose parameter `plan` is made of options; returns the result and the plan."""
     seen: list[Any] = []
     plans = options(Plan, names={"size": "-s"}, panels={"Sizes": "limits size"})
-    program = typer.Typer()
+    program = typer.Typer(rich_markup_mode=None)
 
-    @program.command()
+    @program.command(cls=Command)
     @takes(plan=plans)
     def command(plan: dict[str, Any], out: Annotated[str, typer.Option(help="Where to.")] = "here") -> None:
         seen.append((Plan(**plan), out))
@@ -86,7 +86,7 @@ def test_help_page(run):
     text = run("--help")[0].output
     for words in (
         "--size",
-        " -s ",
+        " -s,",
         "How large. Default: as large as limits allow.",
         "[default: 2k,3]",
         "1e-05",
@@ -203,12 +203,36 @@ def test_set_fields():
             set_fields(system, [pair])
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_help_is_folded_and_never_cut_off(width):
+    for name in COMMANDS:
+        words = [name, "info"] if name == "memory" else [name]
+        page = CliRunner().invoke(app, [*words, "--help"], terminal_width=width).output
+        command = typer.main.get_command(app)
+        for word in words:
+            command = command.commands[word]
+        shown = page.split()
+        assert all(
+            opt in shown or f"{opt}," in shown
+            for one in command.params
+            for opt in one.opts[-1:]
+            if "-" in opt
+        )
+        long = [line for line in page.splitlines() if len(line) > width]
+        assert "…" not in page and all(
+            line.strip().startswith(("hmt", "zcat", "--system")) for line in long
+        ), long
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_can_be_parsed(name):
-    words = shlex.split(COMMANDS[name])
-    assert words[:2] == ["hmt", name]
-    assert COMMANDS[name] in " ".join(CliRunner().invoke(app, [name, "--help"]).output.split())
-    command = typer.main.get_command(app)
-    while hasattr(command, "commands"):
-        command, words = command.commands[words[1]], words[1:]
-    command.make_context(name, words[1:])
+    page = " ".join(CliRunner().invoke(app, [name, "--help"]).output.split())
+    assert 1 <= len(COMMANDS[name]) <= 3
+    for example in COMMANDS[name]:
+        assert example in page
+        words = shlex.split(example.split("|")[-1])
+        assert words[:2] == ["hmt", name]
+        command = typer.main.get_command(app)
+        while hasattr(command, "commands"):
+            command, words = command.commands[words[1]], words[1:]
+        command.make_context(name, words[1:])

@@ -166,8 +166,9 @@ def test_total_is_known_before_the_last_piece(folders, workplace, monkeypatch, l
     monkeypatch.setattr(TokenProgress, "of", lambda self, tokens, total: told.append((tokens, total)))
     model, tokenizer = load_model(folders / "hmt"), AutoTokenizer.from_pretrained(folders / "hmt")
     pieces = read.token_pieces(tokenizer, document_pieces("book.txt", size=4000), start=True)
-    memory, _ = read.read_tokens(model, pieces, None, limit)
-    number = int(memory.tokens_read)
+    done, _ = read.read_tokens(model, pieces, read.SoFar(), limit)
+    number = int(done.memory.tokens_read)
+    assert number == done.tokens
     early = [total for tokens, total in told if 1 < tokens < number / 2]
     assert told[-1] == (number, pytest.approx(number, rel=1e-3)) and len(early) > 2
     assert all(total == pytest.approx(number, rel=0.5) for total in early)

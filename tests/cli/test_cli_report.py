@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
+from typer.testing import CliRunner
 
 from hmt import RMTForCausalLM
+from hmt.cli import app
 from hmt.cli.eval_tasks import common_length, named_models
 from hmt.cli.task_options import chosen_tasks, parse_value
 from hmt.evaluation import tasks
@@ -115,6 +117,114 @@ def test_several_results_on_one_page(hmt, folders, workplace):
     hmt("report", "old", "new/results.json")
     text = (workplace / "report.html").read_text(encoding="utf-8")
     assert "<h2>text</h2>" in text and "<h2>qmsum</h2>" in text and "<h1>Memory evaluation</h1>" in text
+
+
+@pytest.fixture
+def evaluated(hmt, folders, workplace):
+    """Runs `hmt eval` of the task `text` into `out`: 6 answers of each of two readers."""
+    docs = "".join(json.dumps({"text": TEXT[start:]}) + "\n" for start in (0, 300))
+    (workplace / "docs.jsonl").write_text(docs, encoding="utf-8")
+    few = ("--set", "text.max_targets=3", "--baselines", "sensory")
+
+    def run(**options):
+        command = ("eval", folders / "hmt", "--data", "docs.jsonl", "--history", "0,1", *few, "-o", "out")
+        return hmt(*command, **options)
+
+    run()
+    return run
+
+
+def answers(workplace):
+    """The file of the model's answers."""
+    return next((workplace / "out" / "predictions" / "text").glob("hmt*.jsonl"))
+
+
+def tables_of(workplace) -> str:
+    page = (workplace / "report.html").read_text(encoding="utf-8")
+    return page[page.index("<h2>text") : page.index("<h2>Setup")]
+
+
+def test_answers_of_an_interrupted_run_are_shown(hmt, evaluated, workplace):
+    hmt("report", "out")
+    whole = tables_of(workplace)
+    results, file = workplace / "out" / "results.json", answers(workplace)
+    told = results.read_text()
+    results.unlink()  # as if it had been killed at its end
+    hmt("report", "out")
+    assert tables_of(workplace) == whole
+    assert "Made of the 12 answers" in (workplace / "report.html").read_text(encoding="utf-8")
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:4]) + lines[4][:-9])  # or in the middle
+    hmt("report", "out")
+    page = (workplace / "report.html").read_text(encoding="utf-8")
+    assert "Made of the 9 answers" in page and "3 to 6 answers per reader" in page
+    results.write_text(told.replace('"n": 6', '"n": 2'))  # results of a run before
+    hmt("report", "out")
+    assert "Made of the 9 answers" in (workplace / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_interrupted_run_says_where_its_answers_are(evaluated, monkeypatch):
+    from hmt.evaluation import run
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_answers", stop)
+    error = evaluated(code=130).stderr
+    assert error == (
+        "interrupted: the answers so far are in out; the same command goes on from there, and hmt report out "
+        "shows them\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (b"[1]", "TypeError"),
+        (b"{}", "KeyError('id')"),
+        (b'{"id": 3}', "should be a valid string"),
+        (b'{"id": "x", "scores": {"perplexity": "low"}, "facts": {}}', "should be a valid number"),
+        (b'{"id": "x", "scores": {}, "facts": {"history": [1]}}', "line 3 of"),
+        (b'{"id": "x", "scores": {}, "facts": {"history": 1}}', "cannot be scored (KeyError("),
+        (b"[" * 100_000, "line 3 of"),
+        (b"\xff", "line 3 of"),
+    ],
+)
+def test_damaged_answers(error_of, evaluated, workplace, line, said):
+    file = answers(workplace)
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([*lines[:2], line, *lines[3:], b""]))
+    (workplace / "out" / "results.json").unlink()
+    message = error_of("report", "out")
+    assert said in message and file.name in message and "--overwrite" in message
+    with pytest.raises(AssertionError, match="exit code 2"):
+        evaluated()
+
+
+def test_damaged_results(evaluated, workplace):
+    file = workplace / "out" / "results.json"
+    whole = json.loads(file.read_text(encoding="utf-8"))
+
+    def places(value, place=()):
+        yield place
+        if isinstance(value, (dict, list)) and not {"settings", "setup", "extras"} & set(place):
+            for key in value if isinstance(value, dict) else range(min(1, len(value))):
+                yield from places(value[key], (*place, key))
+
+    every = [place for place in places(whole) if place]
+    refused = 0
+    for place in every[:: len(every) // 20]:
+        results = json.loads(json.dumps(whole))
+        inner = results
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = {"x": ["damaged"]}
+        file.write_text(json.dumps(results), encoding="utf-8")
+        found = CliRunner().invoke(app, ["report", "out"])
+        assert found.exit_code in (0, 2), (place, found.exception)  # not everything is looked at
+        assert found.exit_code == 0 or found.stderr.startswith("error: out/results.json ")
+        refused += found.exit_code == 2
+    assert refused > 15
 
 
 def test_other_lengths_and_tokenizers(error_of, folders, workplace):

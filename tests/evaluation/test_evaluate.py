@@ -111,7 +111,7 @@ def test_exact_numbers(tmp_path):
     by_cell = task["paired_cells"]["two"]["one 1 KiB"][1]
     assert by_cell["facts"] == {"segments": 16}
     assert by_cell["metrics"]["nats"]["mean"] == pytest.approx((1 + 9 - 2 - 15) / 4)
-    assert told[:2] == [("fake", "one 1 KiB", 1, 6), ("fake", "one 1 KiB", 2, 6)] and len(told) == 12
+    assert told[:2] == [("fake", "one 1 KiB", 0, 0), ("fake", "one 1 KiB", 1, 6)] and len(told) == 14
     lines = (tmp_path / "predictions" / "fake" / "one-1-KiB.jsonl").read_text().splitlines()
     assert len(lines) == 7 and json.loads(lines[0])["reader"] == "one 1 KiB"
     assert (

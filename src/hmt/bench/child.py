@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 
+from hmt.util.processes import end_with_parent
+
 
 def main() -> None:
     """Measure the point on stdin, `{"settings": ..., "point": ...}`, and print `peak_here` of it as JSON."""
+    end_with_parent()
     task = json.load(sys.stdin)
 
     from hmt.bench.peaks import peak_here

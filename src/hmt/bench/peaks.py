@@ -9,9 +9,6 @@ GPU the allocator's peak is reset before every point.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +20,7 @@ from hmt.bench.training import no_room, training_step
 from hmt.bench.workbench import Progress, Workbench
 from hmt.util.environment import peak_memory
 from hmt.util.oom import is_out_of_memory
+from hmt.util.processes import run_module
 
 Point = dict[str, Any]
 
@@ -104,14 +102,7 @@ def _on_gpu(bench: Workbench, point: Point) -> tuple[dict[str, int] | None, str]
 def _in_child(bench: Workbench, point: Point) -> tuple[dict[str, int] | None, str]:
     settings = replace(bench.settings, systems=(point["system"],))
     task = json.dumps({"settings": settings.to_dict(), "point": point})
-    paths = os.pathsep.join(path for path in sys.path if path)
-    child = subprocess.run(
-        [sys.executable, "-m", "hmt.bench.child"],
-        input=task,
-        capture_output=True,
-        text=True,
-        env={"MALLOC_MMAP_THRESHOLD_": "65536", **os.environ, "PYTHONPATH": paths},
-    )
+    child = run_module("hmt.bench.child", input=task, environment={"MALLOC_MMAP_THRESHOLD_": "65536"})
     if child.returncode == 0:
         return json.loads(child.stdout.splitlines()[-1]), ""
     if child.returncode == -9:

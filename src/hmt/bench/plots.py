@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from hmt.bench.show import label
-from hmt.evaluation.plot_style import COLOURS, MARKERS, QUIET, byte_ticks, plain_log_ticks, save, styled
+from hmt.evaluation.plot_style import QUIET, byte_ticks, look, plain_log_ticks, save, styled
 from hmt.util.format import byte_text, count_text
 
 __all__ = ["bench_plot", "save"]
@@ -75,8 +75,7 @@ def _look(systems: list[str], system: str) -> dict[str, Any]:
     """Colour and marker by place in the list of systems; full attention grey and dashed."""
     if system == "full":
         return {"color": QUIET, "marker": "X", "linestyle": _DASHES}
-    number = systems.index(system)
-    return {"color": COLOURS[number % 6], "marker": MARKERS[number % 6]}
+    return look(systems.index(system))
 
 
 def _handle(systems: list[str], system: str) -> Line2D:

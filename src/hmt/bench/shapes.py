@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from hmt.backbone import load_backbone
 from hmt.bench.settings import Settings
 from hmt.systems import load_model, of_type, register
+from hmt.util.devices import find_device
 
 _LLAMA = {"num_key_value_heads": None, "max_position_embeddings": 2**20, "tie_word_embeddings": True}
 
@@ -88,12 +89,7 @@ def resolve(settings: Settings) -> Settings:
 
     ValueError for a device or a shape that is not there.
     """
-    try:
-        device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"--device {settings.device}: {error}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: this PyTorch finds no CUDA device")
+    device = find_device(settings.device)
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"--device {device}: cpu and cuda are measured; other devices have no clock here")
     gpu = device.type == "cuda"

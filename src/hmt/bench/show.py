@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from hmt.util.format import byte_text, count_text
+from hmt.util.tables import print_table, stdout
 
 Results = dict[str, Any]
 Row = dict[str, Any]
+Table = tuple[str, list[str], list[list[str]]]  # title, header and rows
 
 
 def label(system: str) -> str:
@@ -24,9 +25,7 @@ def label(system: str) -> str:
 
 def show(results: Results, console: Console | None = None) -> None:
     """Print every part that was measured, what was left out, and where lines cross."""
-    console = console or Console()
-    if not console.is_terminal:  # a file or a pipe: nothing is cut off
-        console = Console(file=console.file, width=160)
+    console = console or stdout()
     parts: list[tuple[str, Callable[[Results], list[Table]]]] = [
         ("reading", _reading),
         ("decode", _decode),
@@ -35,9 +34,8 @@ def show(results: Results, console: Console | None = None) -> None:
     ]
     for name, tables in parts:
         for table in tables(results) if results[name] else ():
-            title, table.title = table.title, None  # as a title it would be folded to the table's width
-            console.print(f"\n[bold]{title}[/bold]", highlight=False, soft_wrap=True)
-            console.print(table)
+            console.print()
+            print_table(*table, console)
     console.print()
     for line in [*_crossover(results), *_skipped(results)]:
         console.print(line, highlight=False, soft_wrap=True)
@@ -59,21 +57,13 @@ def share_text(share: float | None) -> str:
     return "-" if share is None else f"{share:.2f}"
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title)
-    table.add_column("system", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
 def _by_length(rows: list[Row], title: str, cell: Callable[[Row], str]) -> Table:
     lengths = sorted({row["length"] for row in rows})
-    table = _table(title, [count_text(length) for length in lengths])
+    table = []
     for system in dict.fromkeys(row["system"] for row in rows):
         own = {row["length"]: row for row in rows if row["system"] == system}
-        table.add_row(label(system), *(cell(own[n]) if n in own else "-" for n in lengths))
-    return table
+        table.append([label(system), *(cell(own[n]) if n in own else "-" for n in lengths)])
+    return title, ["system", *map(count_text, lengths)], table
 
 
 def _reading(results: Results) -> list[Table]:
@@ -102,31 +92,25 @@ def _processor_share(row: Row) -> str:
 def _decode(results: Results) -> list[Table]:
     rows = results["decode"]
     after = sorted({row["after_segments"] for row in rows})
-    table = _table(
-        "Decoding: ms per token after so many segments (median / mean over a segment, closing it included)",
-        [f"{n:,}" for n in after],
-    )
+    title = "Decoding: ms per token after so many segments (median / mean over a segment with its closing)"
+    table = []
     for system in dict.fromkeys(row["system"] for row in rows):
         own = {row["after_segments"]: row for row in rows if row["system"] == system}
-        table.add_row(
-            label(system),
-            *(
-                f"{1000 * own[n]['median_seconds']:.2f} / {1000 * own[n]['mean_seconds']:.2f}"
-                if n in own
-                else "-"
-                for n in after
-            ),
-        )
-    return [table]
+        cells = [
+            f"{1000 * own[n]['median_seconds']:.2f} / {1000 * own[n]['mean_seconds']:.2f}"
+            if n in own
+            else "-"
+            for n in after
+        ]
+        table.append([label(system), *cells])
+    return [(title, ["system", *(f"{n:,}" for n in after)], table)]
 
 
 def _training(results: Results) -> list[Table]:
     rows = results["training"]
     depths = sorted({row["segments"] for row in rows})
-    table = _table(
-        "Training: tokens/s by BPTT depth in segments (share of the FLOP bound)",
-        [f"{n:,}{replay}" for n in depths for replay in ("", " replay")],
-    )
+    title = "Training: tokens/s by BPTT depth in segments (share of the FLOP bound)"
+    table = []
     for system in dict.fromkeys(row["system"] for row in rows):
         own = {(row["segments"], row["replay"]): row for row in rows if row["system"] == system}
         cells = [
@@ -135,8 +119,9 @@ def _training(results: Results) -> list[Table]:
             else "-"
             for key in [(n, replay) for n in depths for replay in (False, True)]
         ]
-        table.add_row(label(system), *cells)
-    return [table]
+        table.append([label(system), *cells])
+    header = [f"{n:,}{replay}" for n in depths for replay in ("", " replay")]
+    return [(title, ["system", *header], table)]
 
 
 def _memory(results: Results) -> list[Table]:
@@ -148,14 +133,13 @@ def _memory(results: Results) -> list[Table]:
     if rows := memory.get("training"):
         depths = sorted({row["segments"] for row in rows})
         columns = [(n, replay) for n in depths for replay in (False, True)]
-        table = _table(
-            "Peak memory of a training step, by BPTT depth in segments (before it)",
-            [f"{n:,}{' replay' if replay else ''}" for n, replay in columns],
-        )
+        title = "Peak memory of a training step, by BPTT depth in segments (before it)"
+        table = []
         for system in dict.fromkeys(row["system"] for row in rows):
             own = {(row["segments"], row["replay"]): row for row in rows if row["system"] == system}
-            table.add_row(label(system), *(_peak(own[key]) if key in own else "-" for key in columns))
-        tables.append(table)
+            table.append([label(system), *(_peak(own[key]) if key in own else "-" for key in columns)])
+        header = [f"{n:,}{' replay' if replay else ''}" for n, replay in columns]
+        tables.append((title, ["system", *header], table))
     return tables
 
 

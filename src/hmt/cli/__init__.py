@@ -6,24 +6,58 @@ imports what it needs inside its function.
 """
 
 import importlib
+import logging
+import os
+import sys
 import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from hmt.cli.errors import exit_code, one_line
+from hmt.cli.options import Command, epilog
+from hmt.util.processes import end_with_parent, without_shared_locks
+from hmt.util.signals import end_at_once, stop_signals
+
 # A module with a function `command` becomes a command, one with a Typer `app` becomes a group of commands;
-# both are called by the module's name and appear in `hmt --help` in this order. The example ends its help.
+# both are called by the module's name and appear in `hmt --help` in this order. The examples end its help.
 COMMANDS = {
-    "demo": "hmt demo --smoke --output demo",
-    "train": "hmt train Qwen/Qwen3-0.6B books/ --output run --memory-size 300 --bf16 --replay",
-    "read": "hmt read run book.txt --memory book.hmt",
-    "generate": 'hmt generate run --memory book.hmt --prompt "The captain"',
-    "memory": "hmt memory info book.hmt",
-    "eval": "hmt eval run --tasks books,passkey --data held-out/ --output results",
-    "report": "hmt report results --output report.html",
-    "bench": "hmt bench --shape tiny --parts reading,decode --lengths 8k,64k",
-    "env": "hmt env --json",
+    "demo": [
+        "hmt demo",
+        "hmt demo --text books/ --systems hmt,rmt,armt --output demo-books",
+        "hmt demo --smoke --output /tmp/demo",
+    ],
+    "train": [
+        "hmt train Qwen/Qwen3-0.6B books/ --output run --memory-size 300 --bf16 --replay",
+        "hmt train Qwen/Qwen3-0.6B books/ --output run --memory-size 300 --bf16 --replay --resume",
+        "hmt train run notes.jsonl --output tuned --tuning frozen --stage1-steps 0 --stage2-steps 200",
+    ],
+    "read": [
+        "hmt read run book.txt --memory book.hmt",
+        "hmt read run sequel.txt.gz --memory book.hmt --append",
+        "zcat log.gz | hmt read run - --memory log.hmt --checkpoint-every 5",
+    ],
+    "generate": [
+        'hmt generate run --memory book.hmt --prompt "The captain"',
+        'hmt generate run -m book.hmt -p "The captain" --temperature 0.8 --top-p 0.9 --save-memory next.hmt',
+    ],
+    "memory": ["hmt memory info book.hmt", "hmt memory info book.hmt --json"],
+    "eval": [
+        "hmt eval run --data held-out/ --output results",
+        "hmt eval run other --tasks books,passkey --set passkey.lengths=4,16 --data held-out/ -o results",
+        "hmt eval run --tasks needles --budgets 64KiB,1MiB --baselines window,full --output results",
+    ],
+    "report": [
+        "hmt report results --output report.html",
+        "hmt report seed0 seed1 seed2 --baseline window --pngs figures",
+    ],
+    "bench": [
+        "hmt bench --shape tiny --parts reading,decode --lengths 8k,64k",
+        "hmt bench --backbone Qwen/Qwen3-0.6B --systems hmt-segment,full --out bench-qwen",
+    ],
+    "env": ["hmt env", "hmt env --json"],
 }
 
 
@@ -35,25 +69,15 @@ class _Group(TyperGroup):
         # the way up, and because tests that use typer's CliRunner then see what the user sees.
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # whoever read our output has gone: click ends quietly
-            raise
-        except (ValueError, OSError, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:
+            code = exit_code(error)
+            if code is None:
+                raise
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            typer.secho(_one_line(error), fg=typer.colors.RED, err=True)
-            raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    text = str(error) or type(error).__name__
-    if isinstance(error, FileNotFoundError) and error.filename is not None:
-        text = f"no such file or folder: {error.filename}"
-    elif isinstance(error, OSError) and error.strerror:
-        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    # a file may put anything into its names: no terminal is to obey it
-    return "error: " + "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            typer.secho(one_line(error, getattr(command, "params", ())), fg=typer.colors.RED, err=True)
+            raise typer.Exit(code) from None
 
 
 def _print_version(wanted: bool) -> None:
@@ -67,12 +91,15 @@ def _print_version(wanted: bool) -> None:
 app = typer.Typer(
     name="hmt",
     cls=_Group,
-    epilog=f"Example: {COMMANDS['read']}",
+    epilog=epilog(
+        ["hmt train Qwen/Qwen3-0.6B books/ --output run", COMMANDS["read"][0], COMMANDS["generate"][0]]
+    ),
     help="Long-term memory for Hugging Face causal language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
@@ -89,18 +116,43 @@ def _options(
     pass
 
 
-for _name, _example in COMMANDS.items():
+for _name, _examples in COMMANDS.items():
     _module = importlib.import_module(f"hmt.cli.{_name}")
     if hasattr(_module, "app"):
-        app.add_typer(_module.app, name=_name, epilog=f"Example: {_example}")
+        app.add_typer(_module.app, name=_name, epilog=epilog(_examples))
     else:
-        app.command(_name, epilog=f"Example: {_example}")(_module.command)
+        _line = (_module.command.__doc__ or "").partition("\n")[0]
+        app.command(_name, cls=Command, short_help=_line, epilog=epilog(_examples))(_module.command)
 
 
 def main() -> None:
     """Entry point of the `hmt` script.
 
-    Exit codes: 0 done, 1 a bug (with its traceback), 2 something the user can put right, 130 stopped with
-    Ctrl-C.
+    Exit codes: 0 done, 1 a bug (with its traceback), 2 something the user can put right, 128 + signal when
+    stopped by one (130 after Ctrl-C).
     """
-    app()
+    end_with_parent()
+    try:
+        with stop_signals():
+            without_shared_locks()
+            for stream in (sys.stdout, sys.stderr):  # in an ASCII locale a letter is replaced, and no error
+                if hasattr(stream, "reconfigure"):
+                    stream.reconfigure(errors="replace")
+            if not (os.environ.get("HMT_DEBUG") or "--debug" in sys.argv):
+                _only_our_words()
+            app()
+    finally:
+        end_at_once()  # the interpreter would answer Ctrl-C with a traceback while it ends
+
+
+def _only_our_words() -> None:
+    """Keep what libraries note for their developers off the console; `hmt`'s own warnings and errors stay."""
+    for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    if not sys.stderr.isatty():  # in a file their bars are noise; ours become lines there
+        for library in ("HF_DATASETS", "HF_HUB"):
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("hmt").setLevel(logging.WARNING)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

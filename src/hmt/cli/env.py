@@ -23,16 +23,19 @@ def command(
 
 def print_facts(title: str, facts: dict[str, str]) -> None:
     """A table of two columns on stdout; long values are folded."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(show_header=False, title=title, title_justify="left")
+    from hmt.util.tables import stdout
+
+    table = Table(show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, Text(value))
-    Console().print(table)
+    console = stdout()
+    console.print(Text(title, style="bold"))
+    console.print(table)
 
 
 def _readable(name: str, value: Any) -> str:

@@ -10,7 +10,7 @@ from hmt.cli.read import DeviceOption
 
 def command(
     models: Annotated[
-        list[str], typer.Argument(help="Folders or hub ids; NAME=FOLDER names a row.", metavar="MODEL...")
+        list[str], typer.Argument(help="Folders or hub ids; NAME=FOLDER names a row.", metavar="MODEL")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.", metavar="DIR")],
     tasks: Annotated[

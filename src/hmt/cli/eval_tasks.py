@@ -11,6 +11,7 @@ import typer
 from hmt.cli.read import open_model
 from hmt.cli.task_options import chosen_tasks
 from hmt.util.progress import Bars, library_bars
+from hmt.util.signals import Stopped
 
 
 def evaluate_tasks(
@@ -32,16 +33,24 @@ def evaluate_tasks(
     tasks = chosen_tasks(names, pairs, defaults)
     sizes, rows = _budgets(budgets), _baselines(baselines)
     folders = named_models(models)
-    readers, setting = open_readers(folders, sizes, rows, backbone, context, device, segment_length, tasks)
-
-    from hmt.evaluation.run import evaluate
-
     with Bars() as bars, library_bars():
+        bars("opening the models", 0)
+        readers, setting = open_readers(
+            folders, sizes, rows, backbone, context, device, segment_length, tasks
+        )
+        from hmt.evaluation.run import evaluate
 
         def progress(task: str, reader: str, done: int, total: int) -> None:
             bars(f"{task}, {reader}", done, total)
 
-        results = evaluate(readers, tasks, setting, output, progress, overwrite)
+        try:
+            results = evaluate(readers, tasks, setting, output, progress, overwrite)
+        except KeyboardInterrupt as stop:
+            raise Stopped(
+                getattr(stop, "signal", 2),
+                f"interrupted: the answers so far are in {output}; the same command goes on from there, and "
+                f"hmt report {output} shows them",
+            ) from None
     show(results)
     typer.echo(f"{output}: results.json, predictions; a page of it: hmt report {output} --output report.html")
 
@@ -162,38 +171,27 @@ def _baselines(text: str) -> list[str]:
 
 def _open_backbone(path: str, device: Any) -> Any:
     """A plain causal LM. ValueError when there is none, or it has a memory."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from hmt.systems import of_type, register
+    from hmt.systems import load_config, of_type
 
-    register()
-    try:
-        with library_bars():
-            if of_type(AutoConfig.from_pretrained(path).model_type):
-                raise ValueError(f"--backbone {path} is a model with memory; name the backbone beneath it")
-            return AutoModelForCausalLM.from_pretrained(path).eval().to(device)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"--backbone {path} is no folder with a model, nor one on the hub: {reason}"
-        ) from error
+    if of_type(load_config(path).model_type):
+        raise ValueError(f"--backbone {path} is a model with memory; name the backbone beneath it")
+    with library_bars():
+        return AutoModelForCausalLM.from_pretrained(path).eval().to(device)
 
 
 def show(results: dict[str, Any]) -> None:
     """A row per reader: what it costs, and the headline of each task with half its interval."""
-    from rich.console import Console
-    from rich.table import Table
-
     from hmt.util.format import amount_text, carried_text, half_width, number_text, score_text
+    from hmt.util.tables import print_table
 
-    table = Table(title="Scores, ± half of the 95% interval over documents", title_justify="left")
-    table.add_column("reader", overflow="fold")
-    for name in ("bytes", "extra parameters", "FLOPs/token"):
-        table.add_column(name, justify="right")
-    for name, task in results["tasks"].items():
-        table.add_column(f"{name}: {task['metrics'][0]['name']}", justify="right")
+    header = ["reader", "bytes", "extra parameters", "FLOPs/token"]
+    header += [f"{name}: {task['metrics'][0]['name']}" for name, task in results["tasks"].items()]
+    rows = []
     for reader, facts in results["readers"].items():
         row = [
+            reader,
             carried_text(facts["bytes_carried"]),
             amount_text(facts["extra_parameters"]),
             amount_text(facts["flops_per_token"]),
@@ -204,27 +202,22 @@ def show(results: dict[str, Any]) -> None:
             half = half_width(found, metric["show"])
             around = "" if half is None else f" ± {number_text(half, metric['show'])}"
             row.append(score_text(found["mean"], metric["show"]) + around)
-        table.add_row(reader, *row)
-    console = Console()
-    console.print(table)
+        rows.append(row)
+    print_table("Scores, ± half of the 95% interval over documents", header, rows)
     for name, task in results["tasks"].items():
         if task["axes"]:
-            console.print(_by_axis(name, task))
+            _show_axis(name, task)
 
 
-def _by_axis(name: str, task: dict[str, Any]) -> Any:
+def _show_axis(name: str, task: dict[str, Any]) -> None:
     """The headline of a task at each value of its first axis."""
-    from rich.table import Table
-
     from hmt.util.format import fact_text, score_text
+    from hmt.util.tables import print_table
 
     axis, metric = task["axes"][0], task["metrics"][0]
     places = list(dict.fromkeys(cell["facts"][axis] for r in task["readers"].values() for cell in r["curve"]))
-    table = Table(title=f"{name}: {metric['name']} by {axis}", title_justify="left")
-    table.add_column("reader", overflow="fold")
-    for place in places:
-        table.add_column(fact_text(place), justify="right", no_wrap=True)
+    rows = []
     for reader, found in task["readers"].items():
         cells = {cell["facts"][axis]: cell["metrics"][metric["name"]]["mean"] for cell in found["curve"]}
-        table.add_row(reader, *(score_text(cells.get(place), metric["show"]) for place in places))
-    return table
+        rows.append([reader, *(score_text(cells.get(place), metric["show"]) for place in places)])
+    print_table(f"{name}: {metric['name']} by {axis}", ["reader", *map(fact_text, places)], rows)

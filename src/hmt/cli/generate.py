@@ -1,5 +1,6 @@
 """`hmt generate`: continue a prompt, with or without a memory."""
 
+import math
 from contextlib import nullcontext
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ from hmt.cli.options import DeviceOption, ModelArgument, options, takes
 from hmt.cli.read import open_model
 from hmt.data.files import lone_surrogate, read_text
 from hmt.util.files import output_file, save_or_keep
+
+_COLDEST = 1e-3  # logits that are divided by less grow beyond what a float16 holds
 
 
 def sampling_options(
@@ -32,8 +35,10 @@ def sampling_options(
     if greedy and given:
         names = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"--greedy takes no sampling options ({names})")
-    if temperature is not None and temperature <= 0:
-        raise ValueError(f"--temperature must be above 0, got {temperature:g}; use --greedy instead of 0")
+    if temperature is not None and not _COLDEST <= temperature < math.inf:
+        raise ValueError(
+            f"--temperature must be at least {_COLDEST:g}, got {temperature:g}; use --greedy instead of 0"
+        )
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p:g}")
     if top_k is not None and top_k < 1:

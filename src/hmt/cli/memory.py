@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from hmt.cli.env import print_facts
+from hmt.cli.options import Command, epilog
 from hmt.util.format import byte_text
 
-app = typer.Typer(help="Look into memory files.", no_args_is_help=True)
+app = typer.Typer(help="Look into memory files.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
@@ -16,7 +17,7 @@ def _group() -> None:
     pass
 
 
-@app.command(epilog="Example: hmt memory info book.hmt --json")
+@app.command(cls=Command, epilog=epilog(["hmt memory info book.hmt", "hmt memory info book.hmt --json"]))
 def info(
     file: Annotated[str, typer.Argument(help="Memory file, a URL too.", metavar="FILE")],
     as_json: Annotated[

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import typer
+from typer.core import TyperCommand
 
 from hmt.cli.fields import Field, fields_of
 from hmt.cli.values import parse_value, text_of
@@ -34,6 +34,26 @@ DeviceOption = Annotated[
 ]
 EncodingOption = Annotated[str, typer.Option(help="Encoding of text files.")]
 ErrorsOption = Annotated[str, typer.Option(help="What to do with undecodable bytes: strict or replace.")]
+
+
+class Command(TyperCommand):
+    """A command whose help is plain text by panels: on a narrow terminal it is folded and never cut off."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The arguments, then the options of each panel."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            kind = "Arguments" if param.param_type_name == "argument" else "Options"
+            if record := param.get_help_record(ctx):
+                panels.setdefault(getattr(param, "rich_help_panel", None) or kind, []).append(record)
+        for name, records in panels.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+def epilog(examples: Sequence[str]) -> str:
+    """The end of a help page, one line for each example."""
+    return "\b\n" + "\n".join([f"Example{'s'[: len(examples) - 1]}:", *(f"  {one}" for one in examples)])
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,7 @@ class Options:
         kind, default = _shown(one.kind), one.default
         flags = [self.names[one.name]] if one.name in self.names else []
         flags.append(one.option if one.default is not True else f"{one.option}/--no-{one.option[2:]}")
-        shared: dict[str, Any] = {"help": _markup(one.help), "rich_help_panel": panel}
+        shared: dict[str, Any] = {"help": one.help.replace("`", ""), "rich_help_panel": panel}
         if kind is bool:
             flags[-1] += f"/--no-{one.option[2:]}" if default is None else ""
             kind = bool if default is not None else bool | None
@@ -141,8 +161,3 @@ def _shown(kind: Any) -> Any:
     if typing.get_origin(kinds[0]) is Literal:
         return Literal[(*typing.get_args(kinds[0]), "none")]
     return kinds[0]
-
-
-def _markup(text: str) -> str:
-    """Help as typer prints it: without backticks, and the paper's [k] not taken for markup."""
-    return re.sub(r"(\[[a-z#/@][^\[]*?\])", r"\\\1", text.replace("`", ""))

@@ -18,10 +18,12 @@ class TokenProgress:
     with TokenProgress("reading", device=model.device) as progress:
         progress.of(tokens, total)
     print(progress.summary())
+
+    before: tokens that were done by an earlier run.
     """
 
-    def __init__(self, what: str, device: Any = None):
-        self.what, self.device, self.tokens = what, device, 0
+    def __init__(self, what: str, device: Any = None, before: int = 0):
+        self.what, self.device, self.tokens, self.before = what, device, before, before
         self.started, self.ended = time.monotonic(), 0.0
         self.bars = Bars()
 
@@ -39,9 +41,9 @@ class TokenProgress:
 
     def summary(self) -> str:
         """Such as: 12,345 tokens, 2,000 tokens/s, peak memory 900 MiB."""
-        rate = self.tokens / max((self.ended or time.monotonic()) - self.started, 1e-9)
+        new = self.tokens - self.before
+        rate = new / max((self.ended or time.monotonic()) - self.started, 1e-9)
         kind = "GPU memory" if str(self.device).startswith("cuda") else "memory"
         return (
-            f"{plural(self.tokens, 'token')}, {rate:,.0f} tokens/s, "
-            f"peak {kind} {byte_text(peak_memory(self.device))}"
+            f"{plural(new, 'token')}, {rate:,.0f} tokens/s, peak {kind} {byte_text(peak_memory(self.device))}"
         )

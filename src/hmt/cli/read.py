@@ -1,8 +1,9 @@
 """`hmt read`: read texts into a memory file."""
 
 import itertools
+import math
 import re
-import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,55 +12,89 @@ import typer
 
 from hmt.cli.options import DeviceOption, ModelArgument, options, takes
 from hmt.cli.progress import TokenProgress, library_bars
+from hmt.cli.unfinished import Pieces, SoFar, Unfinished, steps
 from hmt.data.documents import document_pieces, load_documents
 from hmt.util.files import exists, output_file, save_or_keep, size_of
 from hmt.util.format import byte_text, plural
+from hmt.util.signals import Stopped
 
 _PIECE = 200_000  # bytes read and tokenized at a time
 # characters before a piece that the tokenizer sees too, so that it does not look like a beginning
 _CONTEXT = 64
+_STEP = 0.5  # seconds that a step of reading lasts at least, where it can
 
 
 def read_tokens(
-    reader, pieces, memory, limit: int | None = None, chunk: int = 8
-) -> tuple[Any, TokenProgress]:
-    """Read (ids, fraction) pieces on top of `memory` (or None): the new memory and the finished progress.
+    reader,
+    pieces: Pieces,
+    now: SoFar,
+    limit: int | None = None,
+    chunk: int = 8,
+    checkpoint_every: float = 5.0,
+    unfinished: Unfinished | None = None,
+) -> tuple[SoFar, TokenProgress]:
+    """Read (ids, fraction) pieces on top of what was read `now`: what is read then, and the progress.
 
     Args:
         limit: stop after so many tokens.
         chunk: segments whose summaries run in one batch.
+        checkpoint_every: minutes after which what was read is kept in OUT.part, as it is by Ctrl-C. Repeating
+            the command goes on from there.
 
-    ValueError for no tokens at all, and for numbers below 1.
+    ValueError for no tokens at all, and for numbers that are too small. `Stopped` after a signal.
     """
     for name, value in (("--limit", limit), ("--chunk", chunk)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    done, end = 0, limit or sys.maxsize
-    total: float | None = limit
-    with TokenProgress("reading", reader.device) as progress:
-        for ids, fraction in pieces:
-            if fraction:  # of the text, at the end of this piece: what is left has as many tokens per byte
-                total = min(end, max(1.0, (done + len(ids)) / fraction))
-            ids = ids[: end - done]
-            if ids:
+    if not checkpoint_every > 0:
+        raise ValueError(f"--checkpoint-every takes minutes, more than 0; got {checkpoint_every}")
+    if limit is not None and limit < now.tokens:
+        raise ValueError(f"{now.tokens:,} tokens of this text are read already, more than --limit {limit}")
+    kept = time.monotonic()
+    with TokenProgress("reading", reader.device, now.tokens) as progress:
+        try:
+            sizes = _sizes(chunk * reader.config.segment_length)
+            for ids, total in steps(pieces, now.tokens, limit, sizes):
+                progress.of(now.tokens, total)
                 memory = reader.read(
                     ids,
-                    memory=memory,
+                    memory=now.memory,
                     chunk=chunk,
-                    progress=lambda n, base=done, total=total: progress.of(base + n, total),
+                    progress=lambda n, base=now.tokens, total=total: progress.of(base + n, total),
                 )
-                done += len(ids)
-                progress.of(done, total)
-            if done >= end:
-                break
-    if not done:
+                now = now.then(ids, memory)
+                progress.of(now.tokens, total)
+                if unfinished and time.monotonic() - kept > 60 * checkpoint_every:
+                    unfinished.save(now)
+                    kept = time.monotonic()
+        except BaseException as error:
+            if not unfinished or not now.tokens:
+                raise
+            unfinished.save(now)
+            told = f"{plural(now.tokens, 'token')} of the text are kept in {unfinished.path}"
+            told += "; the same command goes on from there"
+            if isinstance(error, KeyboardInterrupt):
+                raise Stopped(getattr(error, "signal", 2), f"interrupted: {told}") from None
+            typer.echo(told, err=True)
+            raise
+    if not now.tokens:
         raise ValueError("the tokenizer makes no tokens of this text")
-    return memory, progress
+    return now, progress
+
+
+def _sizes(unit: int) -> Iterator[int]:
+    """Tokens of each step: whole batches of segments, more of them where they take no time."""
+    size, began = unit, -math.inf
+    while True:
+        now = time.monotonic()
+        size = size * 2 if now - began < _STEP else size
+        began = now
+        yield size
 
 
 @takes(
     text=options(document_pieces, load_documents, only=["text_field", "encoding", "errors"]),
-    amount=options(read_tokens, only=["limit", "chunk"]),
+    amount=options(read_tokens, only=["limit", "chunk", "checkpoint_every"]),
 )
 def command(
     *,
@@ -76,7 +111,7 @@ def command(
     ],
     append: Annotated[bool, typer.Option("--append", help="Add to OUT, if it is there.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, if it is there.")] = False,
-    text: dict[str, Any],
+    decoding: dict[str, Any],
     amount: dict[str, Any],
     compile: Annotated[bool, typer.Option("--compile", help="Compile first: for long texts.")] = False,
     device: DeviceOption = None,
@@ -88,18 +123,32 @@ def command(
     if append and overwrite:
         raise ValueError("--append and --overwrite contradict each other")
     taken = None if append or overwrite else "--append adds to it, --overwrite replaces it"
-    pieces = document_pieces(files, **text, size=_PIECE)
-    first = next(pieces)  # what is wrong with the files shows before the model is loaded
+    first = next(
+        pieces := document_pieces(files, **text, size=_PIECE)
+    )  # what is wrong with them shows at once
     with output_file(memory, "memory file", files, taken):
         from hmt.memory.memory import Memory
 
         reader, tokenizer = open_model(model, device)
         old = Memory.load(memory, model=reader) if append and exists(memory) else None
-        tokens = token_pieces(tokenizer, itertools.chain([first], pieces), start=old is None)
+        unfinished = Unfinished(memory, appended=old is not None)
+        tokens: Pieces = token_pieces(tokenizer, itertools.chain([first], pieces), start=old is None)
+        now = SoFar(old)
+        if unfinished.exists():
+            try:
+                now, tokens = unfinished.resume(tokens, reader)
+                typer.echo(f"going on after {plural(now.tokens, 'token')}, from {unfinished.path}", err=True)
+            except ValueError:
+                twice = all(Path(file).is_file() or Path(file).is_dir() for file in files)  # unlike a pipe
+                if not (overwrite and twice):
+                    raise
+                tokens = token_pieces(tokenizer, document_pieces(files, **text, size=_PIECE), start=True)
         if compile:
             reader.compile_steps()
-        new, progress = read_tokens(reader, tokens, old, **amount)
+        done, progress = read_tokens(reader, tokens, now, **amount, unfinished=unfinished)
+        new = done.memory
         save_or_keep(memory, new.save)
+        unfinished.remove()
     typer.echo(f"read {progress.summary()}")
     segments, total = int(new.segments_read.max()), int(new.tokens_read.max())
     size = byte_text(size_of(memory))
@@ -150,20 +199,18 @@ def _encode(tokenizer, context: str, text: str) -> list[int]:
 
 def open_model(path: str, device: str | None = None) -> tuple[Any, Any]:
     """Model and tokenizer from a folder or hub id, on `device`. ValueError when there is no such thing."""
-    import torch
+    from hmt.systems import load_config, load_model, load_tokenizer
+    from hmt.util.devices import find_device
 
-    from hmt.systems import load_model, load_tokenizer
-
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"--device {device}: {error}") from error
+    place = find_device(device)
     if not Path(path).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
         raise ValueError(f"{path} is not there; name the folder of a model, or a hub id such as org/name")
+    load_config(path)
     try:
         with library_bars():
             model = load_model(path)
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is no folder with a model, nor one on the hub: {reason}") from error
+        raise ValueError(
+            f"{path} holds no weights that can be loaded: {str(error).splitlines()[0]}"
+        ) from error
     return model.to(place), load_tokenizer(path, model.config.base_model_name_or_path)

@@ -62,7 +62,7 @@ def command(
     ],
     data: Annotated[
         list[str],
-        typer.Argument(help="Text, JSON or Parquet files, folders, or a hub dataset.", metavar="DATA..."),
+        typer.Argument(help="Text, JSON or Parquet files, folders, or a hub dataset.", metavar="DATA"),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the run and of the trained model.")
@@ -125,13 +125,13 @@ def command(
     from accelerate import PartialState
     from transformers.utils import logging
 
+    from hmt.systems import load_config, load_tokenizer
+    from hmt.training import train
     from hmt.training.checkpoints import check_folder
 
     check_folder(local_folder(output), resume)  # before text and model are loaded
 
-    from hmt.systems import load_tokenizer
-    from hmt.training import TrainingStopped, train
-
+    load_config(model)  # a model that is not there has no tokenizer either
     tokenizer = load_tokenizer(model)
     documents = load_text(data[0] if len(data) == 1 else data, tokenizer, **mixing, **reading)
     held_out = None
@@ -139,21 +139,17 @@ def command(
         held_out = load_text(eval_data, tokenizer, **mixing, **{**reading, "limit": None})
     learner = open_for_training(model, chosen, system, memory, **attention)
     logging.disable_progress_bar()  # one for every checkpoint that is written
-    try:
-        result = train(
-            learner,
-            tokenizer,
-            documents,
-            chosen,
-            output,
-            resume=resume,
-            eval_data=held_out,
-            report_to=report_to or "none",
-            run_name=run_name,
-        )
-    except TrainingStopped as stop:
-        typer.secho(str(stop), fg=typer.colors.YELLOW, err=True)
-        raise typer.Exit(128 + stop.signal) from None
+    result = train(
+        learner,
+        tokenizer,
+        documents,
+        chosen,
+        output,
+        resume=resume,
+        eval_data=held_out,
+        report_to=report_to or "none",
+        run_name=run_name,
+    )
     if PartialState().is_main_process:
         _report(result, output)
 

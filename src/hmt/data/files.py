@@ -60,7 +60,7 @@ def file_kind(path: Path | str) -> str:
 def check_encoding(encoding: str, errors: str) -> None:
     """ValueError when Python knows no such encoding of text, and for another way to treat errors."""
     try:
-        b" ".decode(encoding, "replace")
+        "".encode(encoding)  # unlike the decoder, this refuses codecs that are no encoding of text: base64
         codecs.getincrementaldecoder(encoding)
     except (LookupError, UnicodeError) as error:
         raise ValueError(

@@ -17,9 +17,15 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from hmt.util.files import write_atomically
 from hmt.util.format import byte_text
 
-# Okabe and Ito's palette, which readers with any kind of colour vision can tell apart; markers say it again.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b", "#000000"]
+# Okabe and Ito's palette, which readers with any kind of colour vision can tell apart, then of Paul Tol's
+# "muted" what is far from it; markers say it again.
+COLOURS = [
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
+    "#332288", "#999933", "#882255", "#44AA99", "#8C564B", "#117733",
+    "#CC6677", "#AA4499", "#6b6b6b", "#000000",
+]  # fmt: skip
 MARKERS = ["o", "s", "D", "^", "v", "P", "X", "*"]
+DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2))]
 INK, QUIET, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 DPI = 150
 _LABELLED = 18  # characters of a name that still fit beside its line
@@ -37,6 +43,14 @@ _STYLE: Any = {
 }  # fmt: skip
 
 P = ParamSpec("P")
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour, marker and dashes of line `number`, as keywords of `plot`: 64 that are all different."""
+    dashes = DASHES[number // len(COLOURS) % len(DASHES)]
+    return {
+        "color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "linestyle": dashes
+    }  # fmt: skip
 
 
 def styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -58,18 +72,10 @@ def new_figure(width: float = 6.4, height: float = 3.9) -> tuple[Figure, Axes]:
 def draw_lines(axes: Axes, lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """label -> (x [n], y [runs, n]): the mean as a line, the range over runs as a band."""
     for number, (x, rows) in enumerate(lines.values()):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        own = look(number)
         if len(rows) > 1:
-            axes.fill_between(x, rows.min(0), rows.max(0), color=colour, alpha=0.18, linewidth=0)
-        axes.plot(
-            x,
-            rows.mean(0),
-            color=colour,
-            marker=marker,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
-            zorder=3,
-        )
+            axes.fill_between(x, rows.min(0), rows.max(0), color=own["color"], alpha=0.18, linewidth=0)
+        axes.plot(x, rows.mean(0), markeredgecolor="white", markeredgewidth=0.8, zorder=3, **own)
 
 
 def name_lines(
@@ -85,7 +91,7 @@ def name_lines(
         low = axes.transAxes.inverted().transform(axes.xaxis.label.get_window_extent())[0, 1]
         axes.legend(handles, names, loc="upper left", bbox_to_anchor=(0, low - 0.02))
         return
-    labels = [(name, place, COLOURS[i % len(COLOURS)]) for i, (name, place) in enumerate(ends.items())]
+    labels = [(name, place, look(i)["color"]) for i, (name, place) in enumerate(ends.items())]
     if extra:
         labels.append((*extra, QUIET))
     axes.margins(x=0.03)

@@ -16,10 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from hmt.evaluation.plot_style import (
-    COLOURS,
-    MARKERS,
     QUIET,
     draw_lines,
+    look,
     name_lines,
     new_figure,
     plain_log_ticks,
@@ -64,12 +63,13 @@ def axis_plot(
         if chance is not None:  # before any other line: names are given to the first ones
             axes.axhline(chance, color=QUIET, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     for number, (name, line) in enumerate(lines.items()):
-        colour = COLOURS[number % len(COLOURS)]
+        own = look(number)
+        colour = own["color"]
         shift = 0 if numbers else 0.6 * ((number + 0.5) / len(lines) - 0.5)
         if not numbers:
             x = [at[value] + shift for value in line]
-            marker = MARKERS[number % len(MARKERS)]
-            axes.plot(x, [np.mean(v) for v in line.values()], marker, color=colour, zorder=3)
+            means = [np.mean(v) for v in line.values()]
+            axes.plot(x, means, **{**own, "linestyle": "none"}, zorder=3)
         for value, (low, high) in ((errors or {}).get(name) or {}).items():
             axes.plot([at[value] + shift] * 2, [low, high], color=colour, linewidth=1, alpha=0.55, zorder=2)
     _score_limits(axes, [v for line in lines.values() for runs in line.values() for v in runs], show)
@@ -106,7 +106,7 @@ def position_plot(
     ends = {}
     for number, (name, values) in enumerate(lines.items()):
         known = [(place, value) for place, value in values if value is not None]
-        axes.plot(*zip(*known, strict=True), color=COLOURS[number % len(COLOURS)], linewidth=1.4)
+        axes.plot(*zip(*known, strict=True), **{**look(number), "marker": ""}, linewidth=1.4)
         ends[name] = (float(known[-1][0]), float(known[-1][1]))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_xlabel("Token of the segment")

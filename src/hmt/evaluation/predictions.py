@@ -12,9 +12,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
+
 from hmt.util.files import check_output, write_atomically
 
 Record = dict[str, Any]
+_Fact = str | bool | int | float | None
+
+
+class _Shape(TypedDict):
+    """What every record holds; a task adds more."""
+
+    id: str
+    scores: NotRequired[dict[str, float | None]]
+    facts: NotRequired[dict[str, _Fact]]
+    weights: NotRequired[dict[str, float | None] | None]
+
+
+_RECORD = TypeAdapter(_Shape)
 
 
 class Predictions:
@@ -87,19 +103,9 @@ class Predictions:
         return file
 
     def _load(self) -> None:
-        lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last line break was cut
-        for number, line in enumerate(lines, start=1):
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise ValueError(
-                    f"line {number} of {self.path} cannot be read ({error}); begin anew with --overwrite"
-                ) from None
-            if number == 1:
-                self._check(value)
-            else:
-                self.records.append(value)
-            self._end += len(line) + 1
+        found, self.records, self._end = read_predictions(self.path)
+        if self._end:
+            self._check(found)
 
     def _check_ours(self) -> None:
         """ValueError for a file that begins with anything but a header: it is nobody's to remove."""
@@ -121,6 +127,34 @@ class Predictions:
                 f"{self.path} holds predictions of another run: its {field[0]} is {field[1]}, and now it is "
                 f"{field[2]}; choose another --output, or --overwrite what is there"
             )
+
+
+def read_predictions(path: Path) -> tuple[Any, list[Record], int]:
+    """Header (None: there is none yet) and records of a file, and the number of whole bytes.
+
+    ValueError, naming the line, for what no run has written.
+    """
+    header: Any = None
+    records: dict[str, Record] = {}
+    end = 0
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line break was cut
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+            if number == 1:
+                header = value
+            elif value["id"] in records:
+                raise ValueError(f"a second record {value['id']!r}")
+            else:
+                _RECORD.validate_python(value, strict=True)
+                records[value["id"]] = value
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
+            raise ValueError(
+                f"line {number} of {path} cannot be read ({what}); begin anew with --overwrite"
+            ) from None
+        end += len(line) + 1
+    return header, list(records.values()), end
 
 
 def difference(old: Any, new: Any, name: str = "") -> tuple[str, str, str] | None:

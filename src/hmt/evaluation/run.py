@@ -21,7 +21,7 @@ from hmt.evaluation.tasks.base import Record, Setting, Task
 from hmt.util.environment import run_facts
 from hmt.util.files import check_folder, check_output, only_writer, write_atomically
 
-# progress(task, reader, items done, items in total)
+# progress(task, reader, items done, items in total; 0: not known yet)
 RunProgress = Callable[[str, str, int, int], None]
 
 # fields of a config that say where a model lies or how it is run, not what it computes
@@ -100,7 +100,7 @@ def _evaluate(
         }
         if not any(records.values()):  # a reader may have nothing to do: only some recall
             raise ValueError(f"the task {task.name} has no items for these readers; check its settings")
-        found[task.name] = _summary(task, records)
+        found[task.name] = task_results(task, records)
     seeds = sorted({task.seed for task in tasks})
     facts = run_facts(seeds[0], segment_length=setting.segment_length)
     facts["seed"] = seeds[0] if len(seeds) == 1 else seeds
@@ -131,16 +131,31 @@ def _answers(
         if progress is not None:
             progress(task.name, reader.name, done, total)
 
-    rescored = [plain(task.rescore(record)) for record in file.records]
-    if rescored != file.records:
-        file.replace(rescored)
+    if (scored := rescored(task, file.records, file.path)) != file.records:
+        file.replace(scored)
+    tell(len(file.records), 0)
     with file:
         for record in task.run(reader, setting, file.done, tell, shared):
             file.append(record)
     return file.records
 
 
-def _summary(task: Task, records: dict[str, list[Record]]) -> dict[str, Any]:
+def rescored(task: Task, records: Sequence[Record], path: Path) -> list[Record]:
+    """The records of a file, scored anew. ValueError for one that lacks what is scored."""
+    found = []
+    for record in records:
+        try:
+            found.append(plain(task.rescore(record)))
+        except Exception as error:  # whatever a task makes of a record that it has not written
+            raise ValueError(
+                f"the record {record['id']!r} of {path} cannot be scored ({error!r}); begin anew with "
+                "--overwrite"
+            ) from error
+    return found
+
+
+def task_results(task: Task, records: dict[str, list[Record]]) -> dict[str, Any]:
+    """What the results say of one task. records: of each reader."""
     names = [metric.name for metric in task.metrics]
     first = task.axes[:1]
     curves = {reader: cells(rows, first) for reader, rows in records.items()}

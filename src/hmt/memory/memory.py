@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -241,13 +241,15 @@ class Memory(Cache):
 
     # -- the file -----------------------------------------------------------------------------------------
 
-    def save(self, path: Any) -> None:
+    def save(self, path: Any, notes: Mapping[str, str] | None = None) -> None:
         """Write one safetensors file. The old file survives a full disk or a kill: write, then rename.
 
         The same memory of the same model gives the same bytes. `path` is local or any URL that fsspec knows
         (`s3://...`). ValueError when the model was trained after it read this (a file must belong to the
         weights it names), when there are numbers in it that are not finite, and for a `path` that is taken by
         anything but a memory file.
+
+        notes: further metadata of the file.
         """
         lengths, columns = self.open_lengths[:, None], torch.arange(self.open_ids.shape[1])
         open_ids = torch.where(columns.to(lengths.device) < lengths, self.open_ids, 0)
@@ -258,6 +260,7 @@ class Memory(Cache):
         identity = self.identity
         made_by = identity.verified() if isinstance(identity, LiveIdentity) else identity.fingerprint
         metadata = {
+            **(notes or {}),
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "fingerprint": str(made_by),

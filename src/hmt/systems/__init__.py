@@ -6,6 +6,7 @@ A folder holds `__init__.py` with a `SYSTEM` (see `registry`), `config.py`, `mod
 from __future__ import annotations
 
 import pkgutil
+import re
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from hmt.systems.registry import System
 
-__all__ = ["System", "get", "load_model", "load_tokenizer", "names", "register", "systems"]
+__all__ = ["System", "get", "load_config", "load_model", "load_tokenizer", "names", "register", "systems"]
 
 _registered: set[str] = set()
 
@@ -74,6 +75,20 @@ def register() -> None:
 def of_type(model_type: str) -> System | None:
     """The system whose checkpoints say `model_type`; None where they are none of ours."""
     return next((s for s in systems().values() if s.config.model_type == model_type), None)
+
+
+def load_config(path: Any) -> Any:
+    """The configuration of the model in a folder or on the hub. ValueError where there is none."""
+    register()
+    from transformers import AutoConfig
+
+    if not Path(path).is_dir() and not re.fullmatch(r"([\w-][\w.-]*/)?[\w.-]+", str(path)):
+        raise ValueError(f"{path} is not there; name the folder of a model, or a hub id such as org/name")
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is no folder with a model, nor one on the hub: {reason}") from error
 
 
 def load_model(path: Any, **kwargs: Any) -> Any:

@@ -6,19 +6,22 @@ import signal
 import threading
 from pathlib import Path
 
+from hmt.util.signals import STOPPING, Stopped
 
-class TrainingStopped(KeyboardInterrupt):
+
+class TrainingStopped(Stopped):
     """Stopped by a signal after a whole step, with a checkpoint to resume from.
 
     Attributes: signal (number), step (optimizer steps made in the stage), checkpoint (folder).
     """
 
     def __init__(self, number: int, stage: str, step: int, checkpoint: Path | None):
-        self.signal, self.stage, self.step, self.checkpoint = number, stage, step, checkpoint
+        self.stage, self.step, self.checkpoint = stage, step, checkpoint
         where = f"everything up to there is in {checkpoint}" if checkpoint else "before the first checkpoint"
         super().__init__(
+            number,
             f"stopped by {signal.Signals(number).name} after step {step} of stage '{stage}'; {where}; go on "
-            "with resume=True (hmt train: the same command with --resume)"
+            "with resume=True (hmt train: the same command with --resume)",
         )
 
 
@@ -39,10 +42,10 @@ class TrainingDiverged(ValueError):
 
 
 class StopSignals:
-    """While active, SIGINT and SIGTERM are noted in `received` instead of ending the process.
+    """While active, SIGINT, SIGTERM and SIGHUP are noted in `received` instead of ending the process.
 
-    A second SIGINT interrupts at once. Outside the main thread, where Python cannot catch signals, it does
-    nothing.
+    Signals that are ignored (nohup) stay ignored. A second SIGINT interrupts at once. Outside the main
+    thread, where Python cannot catch signals, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -51,7 +54,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (n for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN):
                 self._before[number] = signal.signal(number, self._note)
         return self
 

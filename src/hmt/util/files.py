@@ -114,6 +114,17 @@ def size_of(path: PathLike) -> int:
         return fs.size(inside)
 
 
+def remove(path: PathLike) -> None:
+    """Take a file away, if it is there."""
+    local = local_path(path)
+    if local is not None:
+        local.unlink(missing_ok=True)
+    elif exists(path):
+        fs, inside = _remote(path)
+        with _in_words(path):
+            fs.rm_file(inside)
+
+
 def version_of(path: PathLike) -> str:
     """A word that changes with what is behind a URL."""
     fs, inside = _remote(path)

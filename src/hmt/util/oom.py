@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 
 # Where a plain RuntimeError is raised: the CPU (Linux, Windows), CUDA outside torch's cache, MPS.
-_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+             "Storage size calculation overflowed")  # fmt: skip
 _ADVISED = "_hmt_advised"
 
 

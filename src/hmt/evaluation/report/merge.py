@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hmt.evaluation.report.schema import check
+from hmt.evaluation.saved import saved_results
 from hmt.util.format import shown
 
 # settings in which runs of one system may differ
@@ -28,18 +30,29 @@ class Run:
 
 
 def load_runs(path, label: str | None = None) -> list[Run]:
-    """The runs in a results.json of `hmt eval`, or in the folder that holds one.
+    """The runs in a results.json of `hmt eval`, or in the folder that holds one, or only answers so far.
 
     A results.json may name others instead of holding results ("runs": folders beside it, with a "title" and a
     "summary" for the page), as that of `hmt demo` does. ValueError for anything else.
     """
     path = Path(path)
     file = path / "results.json" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"{path} is not there, or a folder without results.json; name what hmt eval wrote")
+    results = _read(file) if file.is_file() else None
+    saved = saved_results(file.parent, results) if (file.parent / "predictions").is_dir() else []
+    if saved:
+        return [Run(label or str(path), found) for found in saved]
+    if results is None:
+        raise ValueError(
+            f"{path} is not there, or a folder without results.json and answers; name what hmt eval wrote"
+        )
+    inner = [run for name in results.get("runs", ()) for run in load_runs(file.parent / name, name)]
+    return [Run(label or str(path), results), *inner]
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON file ({error}); name a results.json of hmt eval") from None
     if not isinstance(results, dict) or not ({"tasks", "runs"} & set(results)):
         raise ValueError(f"{file} holds no results of hmt eval")
@@ -47,8 +60,8 @@ def load_runs(path, label: str | None = None) -> list[Run]:
         raise ValueError(
             f"{file} has format {results['format']}, which this version of hmt cannot read; update hmt"
         )
-    inner = [run for name in results.get("runs", ()) for run in load_runs(file.parent / name, name)]
-    return [Run(label or str(path), results), *inner]
+    check(results, file)
+    return results
 
 
 @dataclass

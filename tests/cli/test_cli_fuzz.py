@@ -1,0 +1,23 @@
+"""Nothing that is typed ends in a traceback."""
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from . import fuzzing
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fuzz")
+    fuzzing.prepare(path)
+    return path
+
+
+@settings(
+    max_examples=60, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+@given(words=fuzzing.cases())
+def test_no_traceback(folder, words):
+    outcome = fuzzing.run(words, folder)
+    assert outcome.kind != "fault", (words, outcome)
