@@ -111,7 +111,7 @@ def command(
     ],
     append: Annotated[bool, typer.Option("--append", help="Add to OUT, if it is there.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, if it is there.")] = False,
-    decoding: dict[str, Any],
+    text: dict[str, Any],
     amount: dict[str, Any],
     compile: Annotated[bool, typer.Option("--compile", help="Compile first: for long texts.")] = False,
     device: DeviceOption = None,
