@@ -31,8 +31,8 @@ def one_line(error: BaseException, params: Sequence[Any] = ()) -> str:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     elif isinstance(error, OverflowError):
         text = f"a number is too large ({text})"
-    elif not isinstance(error, ValueError) and "memory" not in text.lower():
-        text = f"out of memory: {text}"
+    elif not isinstance(error, (ValueError, OSError)):
+        text = f"out of memory, something has to be smaller: {text}"
     text = as_typed(text, params) or type(error).__name__
     # a file may put anything into its names: no terminal is to obey it
     return "error: " + "".join(c if c.isprintable() else "\ufffd" for c in text)

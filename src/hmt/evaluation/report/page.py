@@ -119,17 +119,18 @@ def _overview(facts: Mapping[str, Mapping[str, Any]], found: Sequence[Section]) 
         "95% bootstrap interval over documents; after ± stands the standard deviation over runs, where "
         "there are several. The best of each column is bold."
     )
-    columns = [
-        [Cell(units.carried_text(fact["bytes_carried"])) for fact in facts.values()],
+    carried = [Cell(units.carried_text(fact["bytes_carried"])) for fact in facts.values()]
+    scores = [_column(section, list(facts), section.metrics[0]) for section in found]
+    titles = [f"{section.title}: {_title(section.metrics[0])}" for section in found]
+    chapter.table(["Reader", "Bytes carried", *titles], list(facts), [carried, *scores])
+    chapter.heading("What they cost")
+    costs = [
         [Cell(units.amount_text(fact["extra_parameters"])) for fact in facts.values()],
         [Cell(units.amount_text(fact["flops_per_token"])) for fact in facts.values()],
         [Cell(f"{fact['limit']:,} tokens" if fact["limit"] else "any length") for fact in facts.values()],
     ]
-    header = ["Reader", "Bytes carried", "Extra parameters", "FLOPs per token", "Reads at most"]
-    for section in found:
-        header.append(f"{section.title}: {_title(section.metrics[0])}")
-        columns.append(_column(section, list(facts), section.metrics[0]))
-    chapter.table(header, list(facts), columns)
+    header = ["Reader", "Extra parameters", "FLOPs per token", "Reads at most"]
+    chapter.table(header, list(facts), costs)
     return chapter
 
 
