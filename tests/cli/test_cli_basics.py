@@ -153,7 +153,7 @@ def test_tests_cannot_reach_the_network():
         ("train", "must be at least 1, or None for all.", "must be at least 1, or none for all."),
         ("train", "it has: seed, save_steps, x", "it has: seed, save_steps, x"),
         ("train", "no field 'lora_r', lora_r is", "no field 'lora_r', --lora-r is"),
-        ("train", "--set FIELD=VALUE, such as a_b=512", "--set FIELD=VALUE, such as a_b=512"),
+        ("train", "--set takes seed=3", "--set takes seed=3"),
         ("demo", "Choose one with text_field=, or list", "Choose one with text_field, or list"),
         ("demo", "a=b is not there", "a=b is not there"),
     ],

@@ -158,6 +158,8 @@ def test_answers_of_an_interrupted_run_are_shown(hmt, evaluated, workplace):
     hmt("report", "out")
     page = (workplace / "report.html").read_text(encoding="utf-8")
     assert "Made of the 9 answers" in page and "3 to 6 answers per reader" in page
+    hmt("report", ".")  # a folder of results, such as that of an interrupted demo
+    assert "Made of the 9 answers" in (workplace / "report.html").read_text(encoding="utf-8")
     results.write_text(told.replace('"n": 6', '"n": 2'))  # results of a run before
     hmt("report", "out")
     assert "Made of the 9 answers" in (workplace / "report.html").read_text(encoding="utf-8")

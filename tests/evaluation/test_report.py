@@ -6,11 +6,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig
 
 from hmt.evaluation import load_runs, write_runs
 from hmt.evaluation.memory_use import kv_cache_bytes
-from hmt.evaluation.plot_style import save, spread, to_bytes
+from hmt.evaluation.plot_style import COLOURS, look, save, spread, to_bytes
 from hmt.evaluation.plots import axis_plot, heat_maps, position_plot, recall_map_plot
 from hmt.evaluation.report import Run
 from hmt.util.format import byte_text, count_text, plural
@@ -275,3 +276,14 @@ def test_task_figures_with_gaps_and_single_points():
     to_bytes(wide)
     curve = position_plot({"a": [(1.5, None), (250.0, 3.0), (512.0, 2.0)]}, "nats", "t")
     assert len(to_bytes(curve)) < 200_000  # names stand beside the lines, not far away
+
+
+def test_no_two_rows_look_alike():
+    looks = [look(number) for number in range(64)]
+    assert len({str(one) for one in looks}) == 64
+    assert len({one["color"] for one in looks[: len(COLOURS)]}) == 16
+    dark = [sum(w * c for w, c in zip((0.21, 0.72, 0.07), to_rgb(colour), strict=True)) for colour in COLOURS]
+    assert max(dark) < 0.72  # on white
+    figure = axis_plot({f"row {n}": {1: [n], 2: [n + 1]} for n in range(20)}, "x", "y", "title")
+    drawn = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 2]
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in drawn}) == 20

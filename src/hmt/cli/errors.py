@@ -17,7 +17,7 @@ def exit_code(error: BaseException) -> int | None:
         return 128 + (error.signal if isinstance(error, Stopped) else 2)
     if isinstance(error, BrokenPipeError):  # `| head`: click ends quietly
         return None
-    return 2 if isinstance(error, (ValueError, OSError, OverflowError)) or _no_memory(error) else None
+    return 2 if isinstance(error, (ValueError, OSError)) or _too_large(error) or _no_memory(error) else None
 
 
 def one_line(error: BaseException, params: Sequence[Any] = ()) -> str:
@@ -29,8 +29,8 @@ def one_line(error: BaseException, params: Sequence[Any] = ()) -> str:
         text = f"no such file or folder: {error.filename}"
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    elif isinstance(error, OverflowError):
-        text = f"a number is too large ({text})"
+    elif _too_large(error):
+        text = "a number is too large"
     elif not isinstance(error, (ValueError, OSError)):
         text = f"out of memory, something has to be smaller: {text}"
     text = as_typed(text, params) or type(error).__name__
@@ -60,6 +60,11 @@ def _spaced(flag: str, found: re.Match[str]) -> str:
     """The flag, and a blank where a value follows."""
     follows = found.string[found.end() : found.end() + 1]
     return flag + " " if found[0].endswith("=") and follows.strip(" .,;:)") else flag
+
+
+def _too_large(error: BaseException) -> bool:
+    """Whether a number does not fit into 64 bits; PyTorch says so with errors of several kinds."""
+    return isinstance(error, OverflowError) or "Overflow when unpacking" in str(error)
 
 
 def _no_memory(error: BaseException) -> bool:

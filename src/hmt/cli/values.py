@@ -62,7 +62,12 @@ def _simple(option: str, text: str, kind: Any) -> Any:
     if kind is int:
         if not (match := re.fullmatch(r"([+-]?\d+)([kKmM]?)", text)):
             raise ValueError(f"{option}: {text!r} is not a whole number")
-        return int(match[1]) * {"": 1, "k": 2**10, "m": 2**20}[match[2].lower()]
+        number = (
+            int(match[1]) * {"": 1, "k": 2**10, "m": 2**20}[match[2].lower()] if len(text) < 99 else 2**63
+        )
+        if abs(number) >= 2**63:
+            raise ValueError(f"{option}: {text} is too large")
+        return number
     if kind is not float:
         raise ValueError(f"{option}: this setting cannot be given on the command line")
     try:

@@ -30,7 +30,8 @@ class Run:
 
 
 def load_runs(path, label: str | None = None) -> list[Run]:
-    """The runs in a results.json of `hmt eval`, or in the folder that holds one, or only answers so far.
+    """The runs in a results.json of `hmt eval`, or in the folder that holds one, or answers so far, or
+    folders with them.
 
     A results.json may name others instead of holding results ("runs": folders beside it, with a "title" and a
     "summary" for the page), as that of `hmt demo` does. ValueError for anything else.
@@ -41,12 +42,20 @@ def load_runs(path, label: str | None = None) -> list[Run]:
     saved = saved_results(file.parent, results) if (file.parent / "predictions").is_dir() else []
     if saved:
         return [Run(label or str(path), found) for found in saved]
+    if results is None and path.is_dir():  # a demo, or several runs, on the way
+        within = [one.name for one in sorted(path.iterdir()) if _holds_answers(one)]
+        if within:
+            return [run for name in within for run in load_runs(path / name, name)]
     if results is None:
         raise ValueError(
             f"{path} is not there, or a folder without results.json and answers; name what hmt eval wrote"
         )
     inner = [run for name in results.get("runs", ()) for run in load_runs(file.parent / name, name)]
     return [Run(label or str(path), results), *inner]
+
+
+def _holds_answers(folder: Path) -> bool:
+    return (folder / "results.json").is_file() or any(folder.glob("predictions/*/*.jsonl"))
 
 
 def _read(file: Path) -> dict[str, Any]:
