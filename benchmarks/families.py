@@ -1,6 +1,6 @@
 """Every causal LM family of transformers as a backbone: what works, what is refused, and why.
 
-    python benchmarks/families.py
+    python benchmarks/families.py [--processes 2]
 
 Builds a tiny random model of each family, in a process of its own, and runs the checks below on it. Goes on
 where it was stopped; --again begins anew, and names of families run only these. Writes
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import multiprocessing
 import os
@@ -22,7 +23,8 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -428,24 +430,38 @@ def quiet() -> None:
     torch.set_num_threads(1)
 
 
-def in_process(family: str, limit: float) -> dict[str, Any]:
-    """`check_family` in a process of its own, ended after `limit` seconds."""
+def in_processes(families: Iterable[str], processes: int, limit: float) -> Iterator[dict[str, Any]]:
+    """`check_family` of each, in a process of its own, ended after `limit` seconds; records as they come."""
     context = multiprocessing.get_context("fork")
-    receive, send = context.Pipe(duplex=False)
-    child = context.Process(target=lambda: send.send(check_family(family)))
-    begun = time.perf_counter()
-    child.start()
-    send.close()
-    try:
-        record = receive.recv() if receive.poll(limit) else None
-        why = f"it takes more than {limit:.0f} s"
-    except EOFError:
-        record, why = None, "its process died"
-    child.kill()
-    child.join()
-    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family]
-    record = record or {"family": family, "class": name, "verdict": "fails", "reason": why}
-    return record | {"seconds": round(time.perf_counter() - begun, 1)}
+    waiting, running = iter(families), dict[Any, tuple[str, Any, float]]()
+    while True:
+        for family in itertools.islice(waiting, processes - len(running)):
+            receive, send = context.Pipe(duplex=False)
+            child = context.Process(
+                target=lambda family, send: send.send(check_family(family)), args=(family, send)
+            )
+            child.start()
+            send.close()
+            running[receive] = family, child, time.perf_counter()
+        if not running:
+            return
+        wait(running, timeout=1)
+        for receive, (family, child, begun) in list(running.items()):
+            seconds, record, why = time.perf_counter() - begun, None, f"it takes more than {limit:.0f} s"
+            if receive.poll():
+                try:
+                    record = receive.recv()
+                except EOFError:
+                    why = "its process died"
+            elif seconds < limit:
+                continue
+            child.kill()
+            child.join()
+            del running[receive]
+            if record is None:
+                name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family]
+                record = {"family": family, "class": name, "verdict": "fails", "reason": why}
+            yield record | {"seconds": round(seconds, 1)}
 
 
 PAGE = """\
@@ -517,7 +533,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/families.json")
     parser.add_argument("--table", type=Path, default=ROOT / "docs/families.md")
     parser.add_argument("--seconds", type=float, default=300, help="limit of one family")
-    parser.add_argument("--again", action="store_true", help="families that are in the file already, too")
+    parser.add_argument("--processes", type=int, default=1, help="families at a time")
+    parser.add_argument("--again", action="store_true", help="begin anew")
     a = parser.parse_args()
     quiet()
     unknown = set(a.families) - set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -529,10 +546,9 @@ def main() -> None:
         found["families"] if found.get("transformers", facts["transformers"]) == facts["transformers"] else {}
     )
     records = {} if a.again and not a.families else old
-    for family in a.families or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        if family in records and not (a.again or a.families):
-            continue
-        records[family] = in_process(family, a.seconds)
+    chosen = a.families or [name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name not in records]
+    for record in in_processes(chosen, a.processes, a.seconds):
+        records[family := record["family"]] = record
         shown = {k: v for k, v in records[family].items() if k in ("verdict", "reason", "failures") and v}
         print(f"{family:32} {records[family]['seconds']:6.1f} s  {shown}"[:400], flush=True)
         whole = facts | {"families": dict(sorted(records.items()))}

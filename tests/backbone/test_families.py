@@ -39,7 +39,9 @@ WORK = [
 @pytest.mark.parametrize("family,caching,checks", WORK, ids=[case[0] for case in WORK])
 def test_family_works(family, caching, checks):
     model = families.wrapped(families.build(family))
-    assert caching is None or model.caching == caching
+    if caching is not None:
+        assert model.caching == caching
+        assert bb.Caching.of(model.backbone.bfloat16(), 32) == caching
     for name in checks:
         families.CHECKS[name](family)
 

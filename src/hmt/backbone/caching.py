@@ -64,7 +64,8 @@ class Caching:
         recurrent = any(hasattr(layer, "recurrent_states") for layer in new_cache(backbone).layers)
         with evaluating(backbone):
             probe = _Probe(backbone, longest)
-            for one_by_one in (False, True):
+            # with several on one state Mamba is off by so little that half precision would hide it
+            for one_by_one in (True,) if recurrent else (False, True):
                 if probe.agrees(one_by_one, padded=False):
                     return cls(True, one_by_one, probe.agrees(one_by_one, padded=True), recurrent)
         return cls(works=False)
@@ -95,7 +96,7 @@ class _Probe:
             raise
         except Exception:
             return False
-        return bool(change.max() <= (2e-4 if want.dtype in (torch.float32, torch.float64) else 5e-2))
+        return bool(change.max() <= (1e-3 if want.dtype in (torch.float32, torch.float64) else 0.1))
 
     def _cached(self, one_by_one: bool, padding: int) -> tuple[Tensor, Tensor]:
         """Outputs of the first row from its middle on, and of the second, which begins after `padding`."""
