@@ -47,17 +47,23 @@ def test_a_model_that_is_not_there_is_no_matter_of_its_tokenizer(error_of, name)
 
 
 @pytest.mark.parametrize(
-    "option, value",
-    [("encoding", name) for name in ("base64", "rot13", "hex", "zip", "undefined", "", "\0")]
-    + [("errors", name) for name in ("xmlcharrefreplace", "namereplace", "nope", "")],
+    "option, value, said",
+    [
+        ("encoding", name, "--encoding takes a Python codec such as 'utf-8'")
+        for name in ("base64", "rot13", "hex", "zip", "undefined", "", "\0")
+    ]
+    + [
+        ("errors", name, "--errors takes 'strict' or 'replace'")
+        for name in ("xmlcharrefreplace", "namereplace", "nope", "")
+    ],
 )
-def test_codecs_that_are_none_of_text(error_of, plain, folders, option, value):
+def test_codecs_that_are_none_of_text(error_of, plain, folders, option, value, said):
     for words in (
         ("read", folders / "rmt", "book.txt", "-m", "m.hmt"),
         ("train", plain, "book.txt", "-o", "run"),
     ):
         message = error_of(*words, f"--{option}", value)
-        assert "--encoding takes a Python codec such as 'utf-8'" in message and "encoding=" not in message
+        assert said in message and f"{option}=" not in message
 
 
 @pytest.mark.parametrize(

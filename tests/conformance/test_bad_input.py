@@ -206,7 +206,7 @@ def encoder_decoder():
 BACKBONES = {
     "no inputs_embeds": (lambda: WithoutEmbeddings(tiny_backbone().config), "no `inputs_embeds`"),
     "encoder-decoder": (encoder_decoder, "encoder-decoder"),
-    "logits changed after the head": (lambda: OddLogits(tiny_backbone().config), "transforms its logits"),
+    "logits changed after the head": (lambda: OddLogits(tiny_backbone().config), "logits after it"),
     "a module": (lambda: torch.nn.Linear(2, 2), "not Linear"),
     "a number": (lambda: 3, "not int"),
 }

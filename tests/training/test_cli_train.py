@@ -107,7 +107,7 @@ def test_mistakes(backbone_folder, text_file, tmp_path):
     from transformers import AutoModelForCausalLM
 
     out = tmp_path / "out"
-    assert "there is no model folder" in call(tmp_path / "nothing", text_file, "-o", out, expect=2)
+    assert "nothing is not there" in call(tmp_path / "nothing", text_file, "-o", out, expect=2)
     AutoModelForCausalLM.from_pretrained(backbone_folder).save_pretrained(tmp_path / "bare")
     assert "no tokenizer" in call(tmp_path / "bare", text_file, "-o", out, expect=2)
     assert "'text'" in call(backbone_folder, text_file, "-o", out, expect=2)

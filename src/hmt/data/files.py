@@ -62,12 +62,10 @@ def check_encoding(encoding: str, errors: str) -> None:
     try:
         "".encode(encoding)  # unlike the decoder, this refuses codecs that are no encoding of text: base64
         codecs.getincrementaldecoder(encoding)
-    except (LookupError, UnicodeError) as error:
-        raise ValueError(
-            f"{error}: encoding= (--encoding) takes a Python codec of text, such as 'utf-8' or 'latin-1'."
-        ) from error
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{error}: encoding= takes a Python codec such as 'utf-8' or 'latin-1'.") from None
     if errors not in ERRORS:
-        raise ValueError(f"errors= (--errors) takes {' or '.join(ERRORS)}, not {errors!r}.")
+        raise ValueError(f"errors= takes {' or '.join(map(repr, ERRORS))}, not {errors!r}.")
 
 
 class _Place(NamedTuple):
