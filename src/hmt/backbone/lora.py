@@ -22,7 +22,7 @@ def lora_targets(backbone: PreTrainedModel) -> list[str]:
     """`target_modules` of a LoraConfig: those of peft for the family, or `linear_layers`."""
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    return KNOWN.get(backbone.config.model_type) or linear_layers(backbone)
+    return list(KNOWN.get(backbone.config.model_type) or linear_layers(backbone))
 
 
 @torch.no_grad()
