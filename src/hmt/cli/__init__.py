@@ -27,7 +27,7 @@ COMMANDS = {
     "demo": [
         "hmt demo",
         "hmt demo --text books/ --systems hmt,rmt,armt --output demo-books",
-        "hmt demo --smoke --output /tmp/demo",
+        "hmt demo --smoke --output demo-smoke",
     ],
     "train": [
         "hmt train Qwen/Qwen3-0.6B books/ --output run --memory-size 300 --bf16 --replay",
