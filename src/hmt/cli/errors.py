@@ -24,7 +24,7 @@ def one_line(error: BaseException, params: Sequence[Any] = ()) -> str:
     """The error as it is shown. params: of the command, as click has them."""
     text = " ".join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
-        return text or "interrupted"
+        return as_typed(text, params) or "interrupted"
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         text = f"no such file or folder: {error.filename}"
     elif isinstance(error, OSError) and error.strerror:
