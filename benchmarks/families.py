@@ -323,7 +323,7 @@ def check_half(family: str) -> None:
     backbone = build(family).to(torch.bfloat16)
     with torch.no_grad():
         try:
-            backbone(random_ids(55)[None])
+            backbone(random_ids(55)[None], use_cache=False)
         except Exception as error:
             raise Upstream(f"transformers: {error}") from error
         model = wrapped(backbone)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import shutil
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,22 @@ class BackboneWrapper(StreamingLM):
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Initialise what is not loaded, the backbone by its own rules.
+        """Initialise what is not loaded, and buffers that a container of the backbone fills in its layers.
 
-        transformers treats all of a model as it does its outermost class, and passes over containers in those
-        that are not its own: buffers that a family's container computes for its layers would hold anything.
+        transformers passes over containers in classes that are not its own, and takes all of a model for what
+        its outermost class is: such buffers (Falcon H1) would hold anything after loading.
         """
-        if hasattr(self, "backbone"):
-            self.backbone.initialize_weights()
+        if hasattr(self, "backbone") and not self.backbone.is_custom_code():
+            owner = {
+                part: model
+                for model in self.backbone.modules()  # from the outside to the inside
+                if isinstance(model, PreTrainedModel)
+                for part in model.modules()
+            }
+            for part, model in owner.items():
+                tensors = chain(part.parameters(recurse=False), part.buffers(recurse=False))
+                if next(tensors, None) is None and not getattr(part, "_is_hf_initialized", False):
+                    model._init_weights(part)
         super().initialize_weights()
 
     @torch.no_grad()
