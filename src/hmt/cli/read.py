@@ -103,7 +103,7 @@ def command(
         list[str],
         typer.Argument(
             help="Text, JSON or Parquet files, may be .gz, .bz2 or .xz; folders; - is stdin.",
-            metavar="FILE...",
+            metavar="FILE",
         ),
     ],
     memory: Annotated[
@@ -123,9 +123,8 @@ def command(
     if append and overwrite:
         raise ValueError("--append and --overwrite contradict each other")
     taken = None if append or overwrite else "--append adds to it, --overwrite replaces it"
-    first = next(
-        pieces := document_pieces(files, **text, size=_PIECE)
-    )  # what is wrong with them shows at once
+    pieces = document_pieces(files, **text, size=_PIECE)
+    first = next(pieces)  # what is wrong with them shows at once
     with output_file(memory, "memory file", files, taken):
         from hmt.memory.memory import Memory
 
