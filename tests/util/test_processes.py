@@ -78,7 +78,7 @@ def alive(process: int) -> bool:
 
 @pytest.mark.parametrize(
     "number, group",
-    [("SIGINT", True), ("SIGINT", False), ("SIGTERM", False), ("SIGHUP", True), ("SIGKILL", False)],
+    [("SIGINT", True), ("SIGTERM", False), ("SIGHUP", True), ("SIGKILL", False)],
 )
 def test_no_orphan_and_no_traceback(tmp_path, number, group):
     (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
