@@ -18,6 +18,7 @@ Limits = Mapping[str, tuple[int, int]]
 #: Segments that no stream has read: products with it stay far below 2^63.
 MOST_SEGMENTS = 2**40
 MOST_INTEGER = 2**63 - 1
+_SHORT = (torch.int32, torch.int16)
 
 
 def check_memory(
@@ -57,7 +58,7 @@ def check_memory(
     integers = {"segments": (0, MOST_SEGMENTS), "open lengths": (0, length - 1), "open ids": ids}
     anything = (-MOST_INTEGER - 1, MOST_INTEGER)  # what it may be is for the model to say
     for name, tensor in tensors.items():
-        if tensor.dtype == torch.long:
+        if tensor.dtype in (torch.long, *([] if name in integers else _SHORT)):
             other = anything if vocabulary is None else (limits or {}).get(name, ids)
             _check_range(source, name, tensor, *integers.get(name, other))
         elif name in integers or not _is_plain(tensor):

@@ -24,7 +24,7 @@ from hmt.util.files import PathLike, open_file
 #: Bytes of a header at most: two tensors for each of 200 layers are some forty thousand.
 MOST_HEADER = 2**18
 # what a tensor of a memory may be made of, by safetensors' names
-_TYPES = ("I64", "F32", "F16", "BF16", "F64", "BOOL")
+_TYPES = ("I64", "I32", "I16", "F32", "F16", "BF16", "F64", "BOOL")
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -86,7 +86,10 @@ class Memory(Cache):
     @property
     def tokens_read(self) -> Tensor:
         """Tokens per stream, those of the open segment included, int64 [B]."""
-        return self.state.segments * self.open_ids.shape[1] + self.open_lengths
+        closed = self.state.tensors.get("tokens")  # of systems whose segments may be closed early
+        if closed is None:
+            closed = self.state.segments * self.open_ids.shape[1]
+        return closed + self.open_lengths
 
     @property
     def nbytes(self) -> int:

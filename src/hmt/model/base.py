@@ -155,17 +155,23 @@ class BackboneMemory(BackboneWrapper):
         return None if encoded is None else encoded[:, 0]
 
     def read_segment(
-        self, segment: Tensor, state: MemoryState, lengths: Tensor | None, encoded: Tensor | None
+        self,
+        segment: Tensor,
+        state: MemoryState,
+        lengths: Tensor | None,
+        encoded: Tensor | None,
+        closing: bool = False,
     ) -> tuple[Tensor, Layout, SegmentRecord | None]:
         """Outputs [B, w, d] at the tokens of a segment int64 [B, w], its layout, and its record if it has L.
 
-        ValueError for a layout that does not fit.
+        closing: it ends here, with w tokens. ValueError for a layout that does not fit.
         """
         layout = self.layout(state, encoded)
         layout.check(self.segment_length, len(segment))
         opened = self.open_cache(state)
         parts, tokens = embed_parts(self, layout.parts, segment)
         running = OpenSegment(layout, parts, [0] * len(segment))
+        running.length = segment.shape[1] if closing else None
         if opened is not None:
             running.given(opened)
         # what a row holds beyond its length changes nothing before it, and is not recorded
@@ -204,6 +210,48 @@ class BackboneMemory(BackboneWrapper):
         """Whether a segment is one pass, without a cache and with nothing read inside the layers."""
         layout, state = self._layout_of(0)
         return not layout.staged and self.open_cache(state) is None and self.layer_memory(state) is None
+
+    def pass_over(
+        self, segment: Tensor, state: MemoryState, lengths: Tensor | None, written: Tensor | None
+    ) -> StepOutput:
+        """A segment that is only read; see `StreamingLM.pass_over`."""
+        nothing = torch.zeros_like(self.embed(segment.detach()))
+        if segment.shape[1] < self.segment_length:
+            return StepOutput(nothing, state)
+        full = torch.ones_like(state.segments, dtype=torch.bool)
+        if lengths is not None:
+            full = lengths == self.segment_length
+        record = SegmentRecord(segment, full, written=written)
+        return StepOutput(nothing, replace(self.update(state, record), ages=None))
+
+    @torch.no_grad()
+    def flush(self, memory: Memory) -> Memory:
+        """A memory whose open segments are closed, see `StreamingLM.flush`."""
+        memory = self.memory_for(memory, memory.batch_size).copy()
+        if "tokens" not in memory.state.tensors:
+            return super().flush(memory)
+        parts, rows = [], []
+        with bb.evaluating(self):
+            for length in sorted(set(memory.open_lengths.tolist())):
+                index = (memory.open_lengths == length).nonzero()[:, 0]
+                part = memory.state.select(index)
+                if length:
+                    part = self._closed(memory.open_ids.index_select(0, index)[:, :length], part)
+                parts.append(part)
+                rows.append(index)
+        state = MemoryState.cat(parts).select(torch.cat(rows).argsort())
+        nothing = torch.zeros_like(memory.open_ids), torch.zeros_like(memory.open_lengths)
+        return Memory(state, *nothing, memory.identity)
+
+    def _closed(self, segment: Tensor, state: MemoryState) -> MemoryState:
+        """The state after a segment int64 [B, w] that ends here."""
+        if self.writes_alone:
+            full = torch.ones_like(state.segments, dtype=torch.bool)
+            return self.update(state, SegmentRecord(segment, full)).consolidated()
+        encoded = self.encode_one(segment, None)
+        record = self.read_segment(segment, state, None, encoded, closing=True)[2]
+        assert record is not None
+        return self.update(state, record).consolidated()
 
     def step(
         self,

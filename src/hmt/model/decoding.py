@@ -92,7 +92,7 @@ def open_segment(model: Appender, memory: Memory, ids: Tensor) -> OpenSegment | 
         # no further than the tokens reach: the rest is padding
         encoded = model.encode_one(tokens.scatter(1, at, ids)[:, : max(held) + ids.shape[1]], known)
         settled = min(held) + ids.shape[1] >= model.lookahead
-    layout = model.layout(state, encoded)
+    layout = model.layout(state, encoded).known()
     ragged = not alike or layout.padded
     if (layout.staged and not alike) or (ragged and not model.caching.padded):
         return None

@@ -17,7 +17,7 @@ a warning.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -101,6 +101,20 @@ class Layout:
     def padded(self) -> bool:
         """Whether rows may be of different length."""
         return any(isinstance(part, Ids) and not isinstance(part.lengths, int) for part in self.parts)
+
+    def known(self) -> Layout:
+        """The same, with lengths as Python numbers where all rows have the same. Asks the device."""
+        asked = [part.lengths for part in self.parts if isinstance(part, Ids) and isinstance(part.lengths, Tensor)]
+        if not asked:
+            return self
+        rows = iter(torch.stack(asked).tolist())
+        parts: list[Part] = []
+        for part in self.parts:
+            if isinstance(part, Ids) and isinstance(part.lengths, Tensor):
+                row = next(rows)
+                part = Ids(part.ids, row[0]) if min(row) == max(row) else part
+            parts.append(part)
+        return replace(self, parts=parts)
 
     def check(self, segment_length: int, batch: int, start: int = 0) -> None:
         """ValueError unless the parts are a whole segment, from token `start` on, without gap or overlap."""

@@ -159,8 +159,8 @@ def in_batch(
 
     Args:
         scores: [B, S, B, N], queries of every stream against the bank of every stream after the call.
-        held: int64 [B, N], the segments in those banks, -1 if empty. now: int64 [B, S], the segment being
-            read.
+        held: int64 [B, N], the segments in those banks, -1 if empty. now: int64 [B, S]: of a stream's own
+            segments, those before this one are wrong answers (the segment being read, less the gap).
     """
     batch = scores.shape[0]
     targets = targets[:, : scores.shape[1]]

@@ -68,6 +68,7 @@ class OpenSegment:
         settled: whether one more token leaves the layout as it is. Else it is laid out anew.
         kept, layers: see `SegmentRecord`.
         hidden: outputs at tokens that `records_hidden` wants: where they begin in each row, and [B, n, d].
+        length: tokens that it will have when it is closed early; None: L.
     """
 
     layout: Layout
@@ -85,6 +86,7 @@ class OpenSegment:
     layers: dict[str, Tensor] = field(default_factory=dict)
     hidden: list[tuple[list[int], Tensor]] = field(default_factory=list)
     starts: list[list[int]] = field(default_factory=list)
+    length: int | None = None
 
     def given(self, opened: tuple[Any, Tensor | None]) -> None:
         """Begin behind a cache of the system's own, see `BackboneMemory.open_cache`."""
@@ -179,6 +181,7 @@ def place_tokens(
         part = segment.parts[0]
         if isinstance(part, Tokens):
             until = model.segment_length if part.until is None else part.until
+            until = until if segment.length is None else min(until, segment.length)
             take = min(number - done, until - max(segment.at))
             if take:
                 segment.blocks.append(Block(tokens[:, done : done + take], lengths))

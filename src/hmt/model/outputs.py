@@ -33,8 +33,9 @@ class SegmentRecord:
     """A segment that has been read, as `update` sees it; rows that are not `full` must keep their state.
 
     Attributes:
-        ids: int64 [B, L].
-        full: bool [B], rows that hold all L tokens.
+        ids: int64 [B, L]; [B, w] with w < L of a segment that is closed early (`StreamingLM.flush`).
+        full: bool [B], rows whose segment is closed.
+        written: what `write` gave of it, where the driver has asked already, or None.
         encoded: what `encode` gave of it, or None.
         kept: outputs [B, m, d] at the parts of the layout that have a `keep`, by its name.
         layers: the same after every layer, [B, layers, m, d]; only of systems with a layer memory.
@@ -51,6 +52,7 @@ class SegmentRecord:
     hidden: Tensor | None = None
     cache: Any = None
     mask: Tensor | None = None
+    written: Tensor | None = None
 
 
 @dataclass

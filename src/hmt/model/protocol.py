@@ -36,6 +36,15 @@ class Stepper(Protocol):
 
     def encode(self, segments: Tensor, lengths: Tensor | None) -> Tensor | None: ...
 
+    @property
+    def writes_alone(self) -> bool: ...
+
+    def write(self, segments: Tensor, lengths: Tensor | None) -> Tensor | None: ...
+
+    def pass_over(
+        self, segment: Tensor, state: MemoryState, lengths: Tensor | None, written: Tensor | None
+    ) -> StepOutput: ...
+
     def step(
         self,
         segment: Tensor,

@@ -131,7 +131,8 @@ def _read(
     """
     waiting = iter(streams)
     active: list[Stream] = []
-    read_segments = model.compiled.read_segments if model.compiled else partial(read_plainly, model)
+    whole = model.compiled and not model.writes_alone  # else a step is no more than one pass
+    read_segments = model.compiled.read_segments if whole else partial(read_plainly, model)
     if state is not None:
         state = owned(state)
     tokens = 0
@@ -173,6 +174,14 @@ def read_plainly(
 
     Rings of `state` are written in place.
     """
+    if model.writes_alone:
+        written = model.write(ids, None)
+        for index in range(ids.shape[1]):
+            now = state.aged(youngest + index, oldest + index).recording()
+            part = None if written is None else written[:, index]
+            state = model.pass_over(ids[:, index], now, None, part).state.settled()
+            yield state
+        return
     encoded = model.encode(ids, None)
     for index in range(ids.shape[1]):
         now = state.aged(youngest + index, oldest + index).recording()

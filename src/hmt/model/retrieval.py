@@ -22,11 +22,13 @@ class Retrieval:
         scores: queries [B, S, d] of every stream, and the state after them -> [B, S, B, N], against the slots
             of every stream.
         head: tokens at the head of a segment that what is retrieved does not help with.
+        gap: newest segments that are never retrieved.
     """
 
     held: Callable[[Tensor], Tensor]
     scores: Callable[[Tensor, MemoryState], Tensor]
     head: int = 0
+    gap: int = 0
 
     def loss(
         self,
@@ -51,4 +53,5 @@ class Retrieval:
             held = self.held(now.flatten()).view(*now.shape, -1)
             return own_bank(recall, targets, held, grid.lengths, grid.segment_length)
         scores = self.scores(torch.stack(queries, dim=1), after)
-        return in_batch(scores, targets, self.held(after.segments), now, grid.lengths, grid.segment_length)
+        held = self.held(after.segments)
+        return in_batch(scores, targets, held, now - self.gap, grid.lengths, grid.segment_length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ def run(
     replay: bool = False,
     chunk: int | None = None,
     after: Callable[[int, StepOutput], StepOutput] | None = None,
+    asked: Callable[[int], bool] = lambda index: True,
 ) -> Iterator[tuple[int, StepOutput]]:
     """Step over the segments of a grid, yielding (index, output).
 
@@ -36,6 +37,8 @@ def run(
             recomputed and must not need much more memory than a step, None means two, or 512 tokens.
         after: applied to every output, with the index of its segment. It belongs to what is replayed: a score
             that it puts in the place of the hidden states is all that is stored of them.
+        asked: whether anything but the next state is wanted of a segment, by its index. Where not, a system
+            that `writes_alone` saves its pass; the outputs are then zeros.
     """
     training = torch.is_grad_enabled()
     call = checkpointed if replay and training else plainly
@@ -50,31 +53,41 @@ def run(
         output = model.step(*args)
         return output if after is None else after(index, output)
 
+    def passed_over(index: int, ids: Tensor, *args: Any) -> StepOutput:
+        output = model.pass_over(ids, *args)
+        return output if after is None else after(index, output)
+
     for start in range(0, grid.num_segments, chunk):
-        stop = min(start + chunk, grid.num_segments)
-        queue = encode_parts(model, grid, start, stop, call)
-        for index in range(start, stop):
+        indices = range(start, min(start + chunk, grid.num_segments))
+        rest = [index for index in indices if model.writes_alone and not asked(index)]
+        whole = [index for index in indices if index not in rest]
+        queue = encode_parts(model.encode, grid, whole, call) | encode_parts(model.write, grid, rest, call)
+        for index in indices:
             if bptt_depth and index and index % bptt_depth == 0:
                 state = state.detach()
             ids, lengths = grid.segment(index)
             # rows that have ended are younger than this says, and nothing of them is used any more
             state = state.aged(youngest + index, oldest + index)
-            output = call(step, index, ids, state, lengths, queue[index - start])
+            function = passed_over if index in rest else step
+            output = call(function, index, ids, state, lengths, queue[index])
             state = output.state
             yield index, output
 
 
 def encode_parts(
-    model: Stepper, grid: Grid, start: int, stop: int, call: Callable[..., Any]
-) -> list[Tensor | None]:
-    """What `encode` gives of the segments from `start` to `stop`, [B, ...] each."""
-    parts = [grid.segment(index) for index in range(start, stop)]
+    encode: Callable[..., Tensor | None], grid: Grid, indices: Sequence[int], call: Callable[..., Any]
+) -> dict[int, Tensor | None]:
+    """What `encode` gives of the segments of these indices, [B, ...] each."""
+    if not indices:
+        return {}
+    parts = [grid.segment(index) for index in indices]
     width = max(ids.shape[1] for ids, _ in parts)
     ids = torch.stack([pad(ids, (0, width - ids.shape[1])) for ids, _ in parts], dim=1)
     full = all(lengths is None and ids.shape[1] == width for ids, lengths in parts)
-    lengths = None if full else torch.stack([grid.lengths_of(i) for i in range(start, stop)], dim=1)
-    encoded = call(model.encode, ids, lengths)
-    return [None] * len(parts) if encoded is None else list(encoded.unbind(1))
+    lengths = None if full else torch.stack([grid.lengths_of(i) for i in indices], dim=1)
+    encoded = call(encode, ids, lengths)
+    found = [None] * len(parts) if encoded is None else encoded.unbind(1)
+    return dict(zip(indices, found, strict=True))
 
 
 def plainly(function: Callable[..., Any], *args: Any) -> Any:

@@ -97,6 +97,18 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         """Positions of the passes that one segment takes."""
         return [self.segment_length]
 
+    @property
+    def writes_alone(self) -> bool:
+        """Whether what a segment leaves behind depends on its tokens alone, see `write`.
+
+        Such a segment needs no pass of its own where nothing is predicted in it and nobody asks.
+        """
+        return False
+
+    def reading_passes(self) -> list[int]:
+        """Positions of the passes of a segment in which nothing is predicted."""
+        return self.passes()
+
     def flops_per_segment(self) -> int:
         """Operations of one segment of one stream, forward, without head. ValueError where it is not said."""
         raise ValueError(f"{type(self).__name__} does not say how many operations a segment takes")
@@ -167,6 +179,22 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         needs nothing.
         """
         return None
+
+    def write(self, segments: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """What whole segments leave behind that depends on their tokens alone, many in one pass.
+
+        As `encode`; None for a system of which nothing does.
+        """
+        return None
+
+    def pass_over(
+        self, segment: Tensor, state: MemoryState, lengths: Tensor | None, written: Tensor | None
+    ) -> StepOutput:
+        """What `step` gives of a segment of which only the next state is asked, with outputs of zero.
+
+        Only of a system that `writes_alone`. Arguments as of `step`; written: its slice of `write`.
+        """
+        raise TypeError(f"{type(self).__name__} needs a segment's pass")  # pragma: no cover - abstract
 
     def step(
         self,
@@ -302,9 +330,24 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         replay: bool = False,
         chunk: int | None = None,
         after: Callable[[int, StepOutput], StepOutput] | None = None,
+        asked: Callable[[int], bool] = lambda index: True,
     ) -> Iterator[tuple[int, StepOutput]]:
         """Step over the segments of a grid, yielding (index, output); see `hmt.model.running.run`."""
-        return running.run(self, grid, state, bptt_depth=bptt_depth, replay=replay, chunk=chunk, after=after)
+        options = {"bptt_depth": bptt_depth, "replay": replay, "chunk": chunk, "after": after}
+        return running.run(self, grid, state, asked=asked, **options)
+
+    @torch.no_grad()
+    def flush(self, memory: Memory) -> Memory:
+        """A memory whose open segments are closed, shorter than others, so that what comes next begins one.
+
+        So a question stands at the head of a segment, and what was read last can be recalled. The memory
+        that is given stays as it is; streams without an open segment too. ValueError for a system that
+        cannot close a segment early.
+        """
+        raise ValueError(
+            f"a {self.config.model_type} as configured here cannot close a segment early: it takes all of "
+            "its segments for whole (an HMT with passages can)"
+        )
 
     # -- any length ---------------------------------------------------------------------------------------
 
@@ -426,6 +469,9 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
 
         state, kept, losses, recalls, queries = memory.state, [], [], [], []
         options: dict[str, Any] = {"bptt_depth": bptt_depth, "replay": replay, "chunk": chunk}
+        if self.writes_alone and not keeping and not recalling and targets is not None:
+            scored = (targets != -100).view(batch, -1, grid.segment_length).any(2).any(0).tolist()
+            options["asked"] = scored.__getitem__
         for _, out in self.run(grid, state, after=only_what_is_used, **options):
             state = out.state
             kept.append(out.hidden)

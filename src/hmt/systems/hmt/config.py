@@ -26,7 +26,14 @@ class HMTConfig(MemoryConfig):
         embeddings_per_segment: vectors that a segment leaves behind [1 in the paper]. A bank of N segments
             holds N times as many; recall chooses segments, by the first vector of each.
         write_prompt: what stands at the end of a segment, whose outputs become the memory embedding: "recall"
-            (the recall prompt again: the paper) or "learned" (ours: learned vectors).
+            (the recall prompt again: the paper), "learned" (ours: learned vectors) or "alone" (ours: learned
+            vectors behind the segment's tokens in a pass of its own, so that what is remembered depends on
+            these tokens only, and reading takes no other pass).
+        passages: ours, exact recall: so many of the segments that are recalled are read again, token by
+            token, between the recall prompt and the sensory tokens. The bank then keeps the ids of every
+            segment (2 bytes each below a vocabulary of 65,535). 0: the paper.
+        lexical: weight of BM25 (k1 0.9, b 0.4, over the ids in the bank) in the score of a segment, beside
+            the learned one. Needs passages and `recall_query="previous"`.
     """
 
     model_type = "hmt"
@@ -38,7 +45,9 @@ class HMTConfig(MemoryConfig):
     recall_query: Literal["segment", "previous", "memory", "inline"] = "segment"
     recall: bool = True
     embeddings_per_segment: int = 1
-    write_prompt: Literal["recall", "learned"] = "recall"
+    write_prompt: Literal["recall", "learned", "alone"] = "recall"
+    passages: int = 0
+    lexical: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.summary_length is None:
@@ -60,5 +69,16 @@ class HMTConfig(MemoryConfig):
             raise ValueError(f"memory_size must be at least 1, got {self.memory_size}")
         if self.embeddings_per_segment < 1:
             raise ValueError(f"embeddings_per_segment must be at least 1, got {self.embeddings_per_segment}")
+        if not 0 <= self.passages <= self.memory_size:
+            raise ValueError(
+                f"passages must be between 0 and memory_size ({self.memory_size}), got {self.passages}"
+            )
+        if self.lexical < 0:
+            raise ValueError(f"lexical must not be negative, got {self.lexical}")
+        if self.lexical and not (self.passages and self.recall_query == "previous"):
+            raise ValueError(
+                'lexical scores compare the tokens of the segment before with those in the bank: set passages '
+                'to at least 1 and recall_query to "previous"'
+            )
         if self.recall_dim is not None and self.recall_dim < 1:
             raise ValueError(f"recall_dim must be at least 1, got {self.recall_dim}")

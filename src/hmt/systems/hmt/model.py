@@ -16,9 +16,18 @@ first of each block, equation 3 mixes whole blocks; m = 1 is the paper.
 
 Ours, `write_prompt="learned"`: equation 4 ends in learned vectors W instead of P_n, and M_n = H at W. What
 stands at the end then does not depend on what was recalled: writing is the same task in every segment.
+With "alone" M_n = BBM([T | H_n | W]) at W, a pass of its own: what is remembered of a segment depends on
+nothing but its tokens, many are written in one pass, and reading needs no other.
+
+Ours, exact recall (`passages=p`): the bank keeps the tokens of its segments, and those of the p that recall
+weighs most, in the order of the text, are read again: H = BBM([P_n | passages | H_{n-1}[L-k, L) | H_n | ...]).
+Asked with the tail of the segment before (`recall_query="previous"`), that segment itself is left out: its end
+stands there anyway, and a question would find itself. `lexical` adds a BM25 score to the learned one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +35,13 @@ from transformers import initialization as init
 from typing_extensions import Self
 
 from hmt.backbone import Vectors
+from hmt.memory.check import MOST_SEGMENTS
 from hmt.memory.state import MemoryState
 from hmt.model.base import BackboneMemory
 from hmt.model.layout import Block, Embeds, Ids, Layout, Part, Probe, Tokens, join, slide
 from hmt.model.outputs import SegmentRecord
 from hmt.model.retrieval import Retrieval
+from hmt.systems.hmt import passages
 from hmt.systems.hmt.config import HMTConfig
 
 
@@ -62,12 +73,16 @@ class Recall(nn.Module):
             )
         return nn.functional.linear(self.query(summary), self.key.weight.t()).float() * self.scale
 
-    def forward(self, folded: Tensor, bank: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, folded: Tensor, bank: Tensor, filled: Tensor, further: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Recall prompt [B, m d] and log weights [B, N].
 
-        folded: query [B, d]. bank: [B, N, m d]. filled: bool [B, N].
+        folded: query [B, d]. bank: [B, N, m d]. filled: bool [B, N]. further: scores [B, N] that are added.
         """
         scores = torch.einsum("bd,bnd->bn", folded, keys(bank, folded.shape[-1]).float())
+        if further is not None:
+            scores = scores + further
         log_weights = scores.masked_fill(~filled, floor(scores)).log_softmax(-1)
         log_weights = log_weights.masked_fill(~filled, floor(log_weights))
         prompt = torch.einsum("bn,bnd->bd", log_weights.exp(), bank.float())
@@ -82,8 +97,9 @@ def keys(bank: Tensor, width: int) -> Tensor:
 class HMTForCausalLM(BackboneMemory):
     """A backbone with sensory, short-term and long-term memory.
 
-    State: bank [B, N, m d] (ring buffer), latest [B, m d], query [B, d] (only `recall_query="previous"`),
-    sensory ids [B, k], segments [B].
+    State: bank [B, N, m d] (ring buffer), latest [B, m d], query [B, d] (only `recall_query="previous"`
+    without passages), sensory ids [B, k], segments [B]; with passages also their codes [B, N, L] (ring
+    buffer) and the tokens read [B].
     """
 
     config_class = HMTConfig
@@ -96,7 +112,7 @@ class HMTForCausalLM(BackboneMemory):
         self.summary_prompt = Vectors(1, width)  # T
         # stands for P_n while there is nothing to recall
         self.first_prompt = Vectors(config.embeddings_per_segment, width)
-        if config.write_prompt == "learned":
+        if config.write_prompt != "recall":
             self.write_prompt = Vectors(config.embeddings_per_segment, width)
         self.recall = Recall(width, config.recall_dim or width)
 
@@ -119,16 +135,41 @@ class HMTForCausalLM(BackboneMemory):
     @property
     def retrieval(self) -> Retrieval:
         """The slots of the bank, scored as in equation 2 before the softmax."""
-        return Retrieval(self._held, self._scores, head=self.config.summary_length)
+        return Retrieval(self._held, self._scores, head=self.config.summary_length, gap=self._gap)
 
     @property
     def encodes(self) -> bool:
-        """Whether equation 1 is a pass of its own: recall with the queries "segment" and "previous"."""
-        return self._summarises("segment", "previous")
+        """Whether equation 1 is made of a segment as it is read: recall with "segment" and "previous".
+
+        With passages the query "previous" is made when it is needed, from the ids that the bank holds.
+        """
+        return self._summarises("segment", *([] if self.config.passages else ["previous"]))
+
+    @property
+    def writes_alone(self) -> bool:
+        """Whether what a segment leaves behind needs neither its pass nor its summary."""
+        kept = self.config.recall_query == "previous" and not self.config.passages
+        return self.config.write_prompt == "alone" and not (kept and self.config.recall)
+
+    @property
+    def state_limits(self) -> Mapping[str, tuple[int, int]]:  # type: ignore[override]
+        """Codes of passages, and tokens, which count."""
+        if not self.config.passages:
+            return {}
+        return {"passages": passages.code_limits(self.config.vocab_size), "tokens": (0, MOST_SEGMENTS)}
 
     def passes(self) -> list[int]:
-        """The segment, and the summary of j tokens between two summary prompts."""
-        return super().passes() + ([self.config.summary_length + 2] if self.encodes else [])
+        """The segment, the summary of j tokens between two summary prompts, and what is written alone."""
+        found = super().passes()
+        if self._summarises("segment", "previous"):
+            found.append(self.config.summary_length + 2)
+        return found + self.reading_passes() if self.config.write_prompt == "alone" else found
+
+    def reading_passes(self) -> list[int]:
+        """Of a segment that is only read: the one in which it is written, where that is all it takes."""
+        if not self.writes_alone:
+            return self.passes()
+        return [1 + self.config.segment_length + self.config.embeddings_per_segment]
 
     def at_budget(self, nbytes: int) -> Self:
         """With the largest bank that fits after the rest of the state."""
@@ -148,7 +189,11 @@ class HMTForCausalLM(BackboneMemory):
             "sensory": torch.zeros(batch_size, config.sensory_length, dtype=torch.long, device=like.device),
             "segments": torch.zeros(batch_size, dtype=torch.long, device=like.device),
         }
-        if config.recall_query == "previous":
+        if config.passages:
+            size, vocabulary = (config.memory_size, config.segment_length), config.vocab_size
+            tensors["passages"] = passages.no_passages(batch_size, *size, vocabulary, like.device)
+            tensors["tokens"] = torch.zeros_like(tensors["segments"])
+        elif config.recall_query == "previous":
             tensors["query"] = like.new_zeros(batch_size, like.shape[1])
         return MemoryState({name: tensor.detach() for name, tensor in tensors.items()})
 
@@ -159,6 +204,19 @@ class HMTForCausalLM(BackboneMemory):
         blocks = [Block(prompt.to(tokens.dtype)), Block(tokens, lengths), Block(prompt.to(tokens.dtype))]
         row = join(blocks, "behind")
         return row.read(self.run_pass(row.vectors, None).hidden, 2, 1)[:, 0].clone()
+
+    def write(self, segments: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """Memory embeddings [B, S, m d] of whole segments in one pass, where they are written alone."""
+        if self.config.write_prompt != "alone":
+            return None
+        ids = segments.flatten(0, 1)
+        tokens = self.embed(ids)
+        ends = [self.summary_prompt(len(ids)), self.write_prompt(len(ids))]
+        covered = None if lengths is None else lengths.flatten()
+        blocks = [Block(ends[0].to(tokens.dtype)), Block(tokens, covered), Block(ends[1].to(tokens.dtype))]
+        row = join(blocks, "behind")
+        written = row.read(self.run_pass(row.vectors, None).hidden, 2, ends[1].shape[1])
+        return written.flatten(1).view(*segments.shape[:2], -1)
 
     def encode(self, segments: Tensor, lengths: Tensor | None) -> Tensor | None:
         """Summaries [B, S, d] of all segments in one pass: of their heads, or of their tails ("previous")."""
@@ -184,7 +242,7 @@ class HMTForCausalLM(BackboneMemory):
         encoded: S_n of equation 1, [B, d], for the query "segment".
         """
         config = self.config
-        sensory = Ids(state["sensory"], state.number(config.segment_length, config.sensory_length))
+        sensory = Ids(state["sensory"], self._sensory_number(state))
         if config.recall and config.recall_query == "inline":
             ask = Probe(self.summary_prompt(state.batch_size), self._answer)
             parts: list[Part] = [sensory, Tokens(until=config.summary_length), ask]
@@ -193,29 +251,32 @@ class HMTForCausalLM(BackboneMemory):
             return Layout(parts, unasked)
         recalled, log_weights, folded = state["latest"], None, None
         if config.recall:
-            query = {"segment": encoded, "previous": state.tensors.get("query")}.get(
-                config.recall_query, self._keys(state["latest"])
-            )
+            if config.recall_query == "previous":
+                query = self._asked_before(state)
+            else:
+                query = encoded if config.recall_query == "segment" else self._keys(state["latest"])
             assert query is not None
             recalled, log_weights, folded = self._recall(state, query)
         prompt = self._prompt(state, recalled)
-        return Layout(
-            [Embeds(prompt), sensory, Tokens(), Embeds(self._written(prompt), keep="write")],
-            log_weights,
-            folded,
-        )
+        read_again = self._passages(state, log_weights)
+        parts = [Embeds(prompt), *read_again, sensory, Tokens(), *self._written(prompt)]
+        return Layout(parts, log_weights, folded)
 
     def _answer(self, state: MemoryState, question: Tensor, reached: Tensor) -> Layout:
         """What stands behind the summary prompt inside a segment, whose output is `question` [B, d]."""
         recalled, log_weights, folded = self._recall(state, question)
         log_weights = log_weights.masked_fill(~reached[:, None], floor(log_weights))
         prompt = self._prompt(state, recalled)
-        written = Embeds(self._written(prompt), keep="write")
-        return Layout([Embeds(prompt), Tokens(), written], log_weights, folded)
+        parts = [Embeds(prompt), *self._passages(state, log_weights), Tokens(), *self._written(prompt)]
+        return Layout(parts, log_weights, folded)
 
     def update(self, state: MemoryState, record: SegmentRecord) -> MemoryState:
         """Equation 5: the outputs at the trailing prompt join the bank."""
-        embedding = record.kept["write"].flatten(1)
+        written = record.written
+        if written is None and self.config.write_prompt == "alone":
+            written = self.write(record.ids[:, None], None)[:, 0]  # type: ignore[index]
+        embedding = record.kept["write"].flatten(1) if written is None else written
+        ring = {"bank": embedding}
         new = {
             "latest": embedding,
             "sensory": slide(state["sensory"], record.ids),
@@ -223,7 +284,11 @@ class HMTForCausalLM(BackboneMemory):
         }
         if "query" in state.tensors and record.encoded is not None:
             new["query"] = record.encoded
-        return state.push(record.full, bank=embedding).updated(record.full, **new)
+        if "tokens" in state.tensors:
+            new["tokens"] = state["tokens"] + record.ids.shape[1]
+            codes = passages.encode_ids(record.ids, self.config.segment_length, self.config.vocab_size)
+            ring["passages"] = codes
+        return state.push(record.full, **ring).updated(record.full, **new)
 
     # -- recall ---------------------------------------------------------------------------------------------
 
@@ -231,7 +296,8 @@ class HMTForCausalLM(BackboneMemory):
         """Recalled vectors [B, m d], log weights [B, N] and folded query [B, d] for queries [B, d]."""
         folded, bank = self.recall.fold(query), state.ring("bank")
         held = self._held(state.segments)
-        recalled, log_weights = self.recall(folded, bank, (held >= 0)[:, : bank.shape[1]])
+        filled = self._recallable(state, held)[:, : bank.shape[1]]
+        recalled, log_weights = self.recall(folded, bank, filled, self._lexical(state, filled))
         unwritten = held.shape[1] - bank.shape[1]
         return recalled, nn.functional.pad(log_weights, (0, unwritten), value=floor(log_weights)), folded
 
@@ -239,14 +305,77 @@ class HMTForCausalLM(BackboneMemory):
         """[B, m, d] of vectors [B, m d] out of memory, as they are fed in; learned ones where none are."""
         first = self.first_prompt(state.batch_size)
         scaled = recalled.view(first.shape) * self.config.memory_scale
-        return torch.where((state.segments > 0)[:, None, None], scaled, first)
+        gap = self._gap if self.config.recall else 0
+        return torch.where((state.segments > gap)[:, None, None], scaled, first)
 
-    def _written(self, prompt: Tensor) -> Tensor:
+    def _written(self, prompt: Tensor) -> list[Part]:
         """What stands at the end of a segment that was read with the recall prompt [B, m, d]."""
-        return self.write_prompt(len(prompt)) if self.config.write_prompt == "learned" else prompt
+        if self.config.write_prompt == "alone":
+            return []
+        learned = self.config.write_prompt == "learned"
+        return [Embeds(self.write_prompt(len(prompt)) if learned else prompt, keep="write")]
 
     def _keys(self, blocks: Tensor) -> Tensor:
         return keys(blocks, self.first_prompt.weight.shape[1])
+
+    # -- exact recall ---------------------------------------------------------------------------------------
+
+    @property
+    def _gap(self) -> int:
+        """Newest segments that are not recalled: with passages, the one that the query is made of."""
+        return int(bool(self.config.passages) and self.config.recall_query == "previous")
+
+    def _recallable(self, state: MemoryState, held: Tensor) -> Tensor:
+        """Slots whose segment may be recalled, bool [B, N]."""
+        return (held >= 0) & (held < state.segments[:, None] - self._gap)
+
+    def _sensory_number(self, state: MemoryState) -> Tensor | int:
+        """Sensory tokens there are, of each row; those that were read where segments may be shorter."""
+        most = self.config.sensory_length
+        if "tokens" in state.tensors:
+            return state["tokens"].clamp(max=most)
+        return state.number(self.config.segment_length, most)
+
+    def _newest(self, state: MemoryState) -> Tensor:
+        """Codes [B, L] of the segment that was read last."""
+        codes = state.ring("passages")
+        slot = ((state.segments - 1) % self.config.memory_size).clamp(min=0, max=max(codes.shape[1] - 1, 0))
+        if not codes.shape[1]:
+            codes = state["passages"][:, :1]
+        return codes.gather(1, slot[:, None, None].expand(-1, 1, codes.shape[2]))[:, 0]
+
+    def _asked_before(self, state: MemoryState) -> Tensor:
+        """Equation 1 for the tail of the segment that was read last: [B, d]."""
+        if "query" in state.tensors:
+            return state["query"]
+        words = passages.decode_ids(self._newest(state))[:, -self.config.summary_length :]
+        lengths = (words > 0).sum(1)
+        index = torch.arange(words.shape[1], device=words.device) + (words.shape[1] - lengths)[:, None]
+        ids = words.gather(1, index.clamp(max=words.shape[1] - 1)) - 1  # to the left
+        return self.summarise(ids.clamp(min=0), lengths)
+
+    def _lexical(self, state: MemoryState, filled: Tensor) -> Tensor | None:
+        """BM25 of the slots [B, n] for the segment that was read last, times its weight."""
+        if not self.config.lexical:
+            return None
+        codes = state.ring("passages")
+        scores = passages.bm25(self._newest(state), codes, filled, self.config.vocab_size)
+        return self.config.lexical * scores
+
+    def _passages(self, state: MemoryState, log_weights: Tensor | None) -> list[Ids]:
+        """The tokens of what is recalled, in the order of the text."""
+        number = self.config.passages
+        if not number or log_weights is None:
+            return []
+        codes, held = state.ring("passages"), self._held(state.segments)
+        held = held.masked_fill(~self._recallable(state, held), -1)
+        held = held.masked_fill(log_weights <= floor(log_weights), -1)[:, : codes.shape[1]]
+        if not codes.shape[1]:
+            return []
+        slots, there = passages.choose(log_weights[:, : codes.shape[1]], held, number)
+        chosen = codes.gather(1, slots[..., None].expand(-1, -1, codes.shape[2]))
+        empty = passages.code_limits(self.config.vocab_size)[0]
+        return passages.as_parts(chosen.masked_fill(~there[..., None], empty))
 
     def _scores(self, queries: Tensor, state: MemoryState) -> Tensor:
         return torch.einsum("bsd,cnd->bscn", queries, self._keys(state["bank"]).float())

@@ -12,7 +12,10 @@ from hmt.systems.loops import Reference, collect, embed, run_backbone, segments
 
 
 def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Reference:
-    """Hierarchical Memory Transformer, equations 1 to 5 of arXiv 2405.06067; ids and labels int64 [T]."""
+    """Hierarchical Memory Transformer, equations 1 to 5 of arXiv 2405.06067; ids and labels int64 [T].
+
+    With passages, exact recall as `hmt.systems.hmt.model` describes it.
+    """
     config = model.config
     L, j, k, N = config.segment_length, config.summary_length, config.sensory_length, config.memory_size
     scale, m = config.memory_scale, config.embeddings_per_segment  # both 1 in the paper
@@ -23,6 +26,22 @@ def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Referenc
         """Equation 1: S = BBM([T | tokens | T]) at the trailing T."""
         return run_backbone(model, [T, embed(model, tokens), T])[0][-1:]
 
+    def bm25(question: Tensor, passages: list[Tensor]) -> Tensor:
+        """Okapi BM25 of every passage for the different tokens of the question, k1 = 0.9, b = 0.4."""
+        n, mean = len(passages), sum(map(len, passages)) / len(passages)
+        scores = []
+        for passage in passages:
+            score = 0.0
+            for token in set(question.tolist()):
+                df = sum(token in other.tolist() for other in passages)
+                tf = passage.tolist().count(token)
+                rarity = math.log(1 + (n - df + 0.5) / (df + 0.5))
+                score += rarity * tf * 1.9 / (tf + 0.9 * (0.6 + 0.4 * len(passage) / mean))
+            scores.append(score)
+        return torch.tensor(scores, dtype=T.dtype)
+
+    # with passages, the segment that the query is made of is not recalled
+    gap = int(bool(config.passages) and config.recall_query == "previous")
     logits: list[Tensor] = []
     memory: list[Tensor] = []  # M_n, [m, d]; m is 1 in the paper
     recall: list[Tensor] = []
@@ -34,29 +53,48 @@ def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Referenc
         inline = config.recall and config.recall_query == "inline"
 
         P_n = memory[-1] * scale if memory else model.first_prompt.weight
-        if memory and config.recall and not (inline and len(segment) < j):
+        read_again: list[Tensor] = []
+        if config.recall and len(memory) <= gap:
+            P_n = model.first_prompt.weight
+        elif memory and config.recall and not (inline and len(segment) < j):
             if inline:
                 S_n = run_backbone(model, [sensory, H_n[:j], T])[0][-1:]
             elif config.recall_query == "segment":
                 S_n = summary(segment[:j])
             elif config.recall_query == "previous":
-                S_n = summary(previous[-j:])
+                S_n = summary(previous[-min(j, L) :])
             else:
                 S_n = memory[-1][:1]
-            M = torch.stack(memory[-N:])
+            held = list(range(max(0, len(memory) - N), len(memory) - gap))
+            M = torch.stack([memory[n] for n in held])
             Q_n, K_n = S_n @ W_q, M[:, 0] @ W_k  # equation 2
-            weights = torch.softmax(Q_n @ K_n.t() / math.sqrt(W_q.shape[1]), dim=-1)
+            scores = (Q_n @ K_n.t() / math.sqrt(W_q.shape[1]))[0]
+            tokens = [ids[n * L : (n + 1) * L] for n in held]
+            if config.lexical:
+                scores = scores + config.lexical * bm25(previous[-L:], tokens)
+            weights = torch.softmax(scores, dim=-1)
             P_n = (weights @ M.flatten(1)).view(m, -1) * scale  # equation 3
-            weights = weights[0]
+            if config.passages:
+                best = weights.topk(min(config.passages, len(held))).indices
+                read_again = [embed(model, tokens[n]) for n in sorted(best.tolist())]
+            weights = torch.cat([weights, weights.new_zeros(gap)])
 
         W = P_n if config.write_prompt == "recall" else model.write_prompt.weight  # P_n in the paper
+        alone = config.write_prompt == "alone"
+        ending = [] if alone else [W]
         if inline:
-            hidden, out = run_backbone(model, [sensory, H_n[:j], T, P_n, H_n[j:], W])
+            before = [sensory, H_n[:j], T, P_n, *read_again]
+            hidden, out = run_backbone(model, [*before, H_n[j:], *ending])
             asked = len(sensory) + len(H_n[:j])  # where T stands
-            logits.append(torch.cat([out[len(sensory) : asked], out[asked + 1 + m : -m]]))
+            resumed = sum(map(len, before))
+            logits.append(torch.cat([out[len(sensory) : asked], out[resumed : resumed + len(H_n[j:])]]))
         else:
-            hidden, out = run_backbone(model, [P_n, sensory, H_n, W])  # equation 4
-            logits.append(out[m + len(sensory) : -m])
+            before = [P_n, *read_again, sensory]
+            hidden, out = run_backbone(model, [*before, H_n, *ending])  # equation 4
+            begun = sum(map(len, before))
+            logits.append(out[begun : begun + len(H_n)])
+        if alone and len(segment) == L:
+            hidden = run_backbone(model, [T, H_n, W])[0]
         if len(segment) == L:
             memory.append(hidden[-m:])  # equation 5
         recall.append(weights)
