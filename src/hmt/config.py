@@ -4,7 +4,7 @@
 
 import difflib
 import math
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import ClassVar, Literal, TypeVar
 
 from huggingface_hub import dataclasses as hub
@@ -139,6 +139,11 @@ class MemoryConfig(PreTrainedConfig):
         """Vocabulary of the backbone (read by `generate` and by the loss)."""
         assert isinstance(self.text_config, PreTrainedConfig)
         return self.text_config.get_text_config().vocab_size
+
+    @classmethod
+    def defaults(cls) -> dict:
+        """Field -> default, of fields that have one."""
+        return {f.name: f.default for f in fields(cls) if f.default is not MISSING}
 
     def memory_fields(self) -> dict:
         """The fields that decide how text becomes memory, as stored in a memory file."""

@@ -74,10 +74,10 @@ def test_an_old_checkpoint_is_the_model_it_was(name):
 @pytest.mark.parametrize("load", [load_model, AutoModelForCausalLM.from_pretrained])
 def test_old_files_give_the_old_logits(name, load):
     model, expected = load(name), load_file(f"{name}.safetensors")
-    close(model(expected["ids"][:1]).logits, expected["logits"], atol=1e-4)
+    close(model(expected["ids"][:1]).logits, expected["logits"], atol=5e-4)
     memory = Memory.load(f"{name}.hmt", model=model)  # which it belongs to: the fingerprint is the old one
     assert memory.segments_read.tolist() == [5, 1] and memory.open_lengths.tolist() == [3, 5]
-    close(model(expected["question"], past_key_values=memory).logits, expected["continued"], atol=1e-4)
+    close(model(expected["question"], past_key_values=memory).logits, expected["continued"], atol=5e-4)
     assert memory.segments_read.tolist() == [6, 2] and memory.open_lengths.tolist() == [5, 7]
 
 
@@ -88,12 +88,14 @@ def test_an_old_memory_is_what_the_library_reads_today(name):
     model, expected = load_model(name), load_file(f"{name}.safetensors")
     old, new = Memory.load(f"{name}.hmt"), model.read(expected["ids"], expected["mask"])
     check_same(old.identity, new.identity, "the old file")
-    assert new.identity.system == old.identity.system and new.identity.fields == old.identity.fields
+    assert new.identity.system == old.identity.system
+    later = {name: model.config.defaults()[name] for name in new.identity.fields.keys() - old.identity.fields}
+    assert new.identity.fields == old.identity.fields | later
     assert torch.equal(new.open_ids, old.open_ids) and torch.equal(new.open_lengths, old.open_lengths)
     assert new.state.tensors.keys() == old.state.tensors.keys()
     for key, tensor in new.state.tensors.items():
         # of the first stream, which has filled its bank: empty slots may hold anything
-        close(tensor[0], old.state[key][0], atol=1e-4)
+        close(tensor[0], old.state[key][0], atol=5e-4)
 
 
 def test_another_checkpoint_refuses_an_old_memory():

@@ -92,9 +92,11 @@ def check_same(theirs: Identity | LiveIdentity, mine: LiveIdentity, source: Any)
     if theirs.system != mine.system:
         raise ValueError(f"{source} belongs to a {theirs.system} model, this is {mine.system}")
     here = mine.fields
-    if theirs.fields != here:
-        names = sorted(theirs.fields.keys() | here.keys())
-        pairs = ((name, theirs.fields.get(name), here.get(name)) for name in names)
+    # what its writer did not know of yet was as it is by default
+    there = {name: default for name, default in mine.owner.config.defaults().items() if name in here}
+    there |= theirs.fields
+    if there != here:
+        pairs = ((name, there.get(name), here.get(name)) for name in sorted(there.keys() | here.keys()))
         text = ", ".join(f"{name}={value!r} (here {ours!r})" for name, value, ours in pairs if value != ours)
         raise ValueError(f"{source} was made with another configuration: {text}")
     told = theirs.fingerprint

@@ -69,10 +69,8 @@ class HMTConfig(MemoryConfig):
             raise ValueError(f"memory_size must be at least 1, got {self.memory_size}")
         if self.embeddings_per_segment < 1:
             raise ValueError(f"embeddings_per_segment must be at least 1, got {self.embeddings_per_segment}")
-        if not 0 <= self.passages <= self.memory_size:
-            raise ValueError(
-                f"passages must be between 0 and memory_size ({self.memory_size}), got {self.passages}"
-            )
+        if self.passages < 0:
+            raise ValueError(f"passages must not be negative, got {self.passages}")
         if self.lexical < 0:
             raise ValueError(f"lexical must not be negative, got {self.lexical}")
         if self.lexical and not (self.passages and self.recall_query == "previous"):

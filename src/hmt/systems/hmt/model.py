@@ -216,7 +216,8 @@ class HMTForCausalLM(BackboneMemory):
         blocks = [Block(ends[0].to(tokens.dtype)), Block(tokens, covered), Block(ends[1].to(tokens.dtype))]
         row = join(blocks, "behind")
         written = row.read(self.run_pass(row.vectors, None).hidden, 2, ends[1].shape[1])
-        return written.flatten(1).view(*segments.shape[:2], -1)
+        # it outlives the segment: a slice would keep all outputs with it
+        return written.flatten(1).clone().view(*segments.shape[:2], -1)
 
     def encode(self, segments: Tensor, lengths: Tensor | None) -> Tensor | None:
         """Summaries [B, S, d] of all segments in one pass: of their heads, or of their tails ("previous")."""
