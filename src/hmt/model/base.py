@@ -193,7 +193,7 @@ class BackboneMemory(BackboneWrapper):
         """What `update` is given of a segment int64 [B, L] that has been run; full: bool [B]."""
         hidden = segment.outputs_at_tokens(self.segment_length) if self.records_hidden else None
         return SegmentRecord(
-            ids, full, encoded, segment.kept, segment.layers, hidden, segment.cache, segment.mask
+            ids, full, None, encoded, segment.kept, segment.layers, hidden, segment.cache, segment.mask
         )
 
     def run(self, grid: Grid, state: MemoryState, **options: Any) -> Iterator[tuple[int, StepOutput]]:
@@ -236,22 +236,28 @@ class BackboneMemory(BackboneWrapper):
                 index = (memory.open_lengths == length).nonzero()[:, 0]
                 part = memory.state.select(index)
                 if length:
-                    part = self._closed(memory.open_ids.index_select(0, index)[:, :length], part)
-                parts.append(part)
+                    part = self.close(memory.open_ids.index_select(0, index)[:, :length], part)
+                parts.append(part.consolidated())
                 rows.append(index)
         state = MemoryState.cat(parts).select(torch.cat(rows).argsort())
         nothing = torch.zeros_like(memory.open_ids), torch.zeros_like(memory.open_lengths)
         return Memory(state, *nothing, memory.identity)
 
-    def _closed(self, segment: Tensor, state: MemoryState) -> MemoryState:
-        """The state after a segment int64 [B, w] that ends here."""
+    def close(self, segment: Tensor, state: MemoryState, lengths: Tensor | None = None) -> MemoryState:
+        """The state after a segment int64 [B, w], w <= L, that ends here, with gradients.
+
+        lengths: real tokens of each row, int64 [B], only of a system that `writes_alone`; None: all w. Rows
+        of none stay as they are.
+        """
         if self.writes_alone:
-            full = torch.ones_like(state.segments, dtype=torch.bool)
-            return self.update(state, SegmentRecord(segment, full)).consolidated()
-        encoded = self.encode_one(segment, None)
-        record = self.read_segment(segment, state, None, encoded, closing=True)[2]
-        assert record is not None
-        return self.update(state, record).consolidated()
+            ended = torch.ones_like(state.segments) if lengths is None else lengths
+            record = SegmentRecord(segment, ended > 0, lengths)
+        else:
+            encoded = self.encode_one(segment, None)
+            found = self.read_segment(segment, state, None, encoded, closing=True)[2]
+            assert found is not None and lengths is None
+            record = found
+        return replace(self.update(state, record), ages=None)
 
     def step(
         self,

@@ -227,6 +227,12 @@ def gather_vectors(vectors: Tensor, index: Tensor) -> Tensor:
     return vectors.gather(1, index.unsqueeze(-1).expand(-1, -1, vectors.shape[-1]))
 
 
-def slide(kept: Tensor, segment: Tensor) -> Tensor:
-    """The last k tokens after a full segment was read: int64 [B, k] from [B, k] and [B, L]."""
-    return torch.cat([kept, segment], dim=1)[:, segment.shape[1] :]
+def slide(kept: Tensor, segment: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """The last k tokens after a segment was read: int64 [B, k] from [B, k] and [B, w].
+
+    lengths: real tokens of each row, int64 [B]; None: all w.
+    """
+    joined = torch.cat([kept, segment], dim=1)
+    if lengths is None:
+        return joined[:, segment.shape[1] :]
+    return joined.gather(1, lengths[:, None] + torch.arange(kept.shape[1], device=kept.device))

@@ -33,8 +33,9 @@ class SegmentRecord:
     """A segment that has been read, as `update` sees it; rows that are not `full` must keep their state.
 
     Attributes:
-        ids: int64 [B, L]; [B, w] with w < L of a segment that is closed early (`StreamingLM.flush`).
+        ids: int64 [B, L]; [B, w] with w <= L of a segment that is closed early (`StreamingLM.flush`).
         full: bool [B], rows whose segment is closed.
+        lengths: real tokens of each row, int64 [B], of segments that are closed early; None: all w.
         written: what `write` gave of it, where the driver has asked already, or None.
         encoded: what `encode` gave of it, or None.
         kept: outputs [B, m, d] at the parts of the layout that have a `keep`, by its name.
@@ -46,6 +47,7 @@ class SegmentRecord:
 
     ids: Tensor
     full: Tensor
+    lengths: Tensor | None = None
     encoded: Tensor | None = None
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     layers: Mapping[str, Tensor] = field(default_factory=dict)

@@ -21,11 +21,12 @@ from typing_extensions import Self
 from hmt.memory.identity import LiveIdentity
 from hmt.memory.memory import Memory, adopt
 from hmt.memory.state import MemoryState
-from hmt.model import inputs, reading, running
+from hmt.model import inputs, reading, recalling, running
 from hmt.model.body import MemoryBody, taking_part
 from hmt.model.generation import MemoryGenerationMixin
 from hmt.model.outputs import MemoryOutput, StepOutput
 from hmt.model.protocol import Progress
+from hmt.model.recalling import Passage
 from hmt.model.retrieval import Retrieval
 from hmt.model.segments import Grid, make_grid, shift_labels
 from hmt.util.integers import as_integers
@@ -348,6 +349,19 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
             f"a {self.config.model_type} as configured here cannot close a segment early: it takes all of "
             "its segments for whole (an HMT with passages can)"
         )
+
+    def recalled(self, memory: Memory, top: int = 4) -> list[list[Passage]]:
+        """What the streams of a memory would recall now, by weight, at most `top` of each.
+
+        What it is recalled for is what the system asks with: of an HMT with `recall_query="previous"` the
+        segment that was closed last, so `flush` a question that was read. ValueError for a system that
+        chooses nothing.
+        """
+        return recalling.recalled(self, memory, top)
+
+    def remembered(self, memory: Memory, row: int, slots: list[int]) -> list[list[int] | None]:
+        """The tokens that slots of a stream hold; None of systems that keep none."""
+        return [None] * len(slots)
 
     # -- any length ---------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from typing_extensions import Self
 
 from hmt.backbone import Vectors
 from hmt.memory.check import MOST_SEGMENTS
+from hmt.memory.memory import Memory
 from hmt.memory.state import MemoryState
 from hmt.model.base import BackboneMemory
 from hmt.model.layout import Block, Embeds, Ids, Layout, Part, Probe, Tokens, join, slide
@@ -275,20 +276,22 @@ class HMTForCausalLM(BackboneMemory):
         """Equation 5: the outputs at the trailing prompt join the bank."""
         written = record.written
         if written is None and self.config.write_prompt == "alone":
-            written = self.write(record.ids[:, None], None)[:, 0]  # type: ignore[index]
+            covered = None if record.lengths is None else record.lengths[:, None]
+            written = self.write(record.ids[:, None], covered)[:, 0]  # type: ignore[index]
         embedding = record.kept["write"].flatten(1) if written is None else written
         ring = {"bank": embedding}
         new = {
             "latest": embedding,
-            "sensory": slide(state["sensory"], record.ids),
+            "sensory": slide(state["sensory"], record.ids, record.lengths),
             "segments": state.segments + 1,
         }
         if "query" in state.tensors and record.encoded is not None:
             new["query"] = record.encoded
         if "tokens" in state.tensors:
-            new["tokens"] = state["tokens"] + record.ids.shape[1]
-            codes = passages.encode_ids(record.ids, self.config.segment_length, self.config.vocab_size)
-            ring["passages"] = codes
+            number = record.ids.shape[1] if record.lengths is None else record.lengths
+            new["tokens"] = state["tokens"] + number
+            length, vocabulary = self.config.segment_length, self.config.vocab_size
+            ring["passages"] = passages.encode_ids(record.ids, record.lengths, length, vocabulary)
         return state.push(record.full, **ring).updated(record.full, **new)
 
     # -- recall ---------------------------------------------------------------------------------------------
@@ -377,6 +380,13 @@ class HMTForCausalLM(BackboneMemory):
         chosen = codes.gather(1, slots[..., None].expand(-1, -1, codes.shape[2]))
         empty = passages.code_limits(self.config.vocab_size)[0]
         return passages.as_parts(chosen.masked_fill(~there[..., None], empty))
+
+    def remembered(self, memory: Memory, row: int, slots: list[int]) -> list[list[int] | None]:
+        """The tokens of the segments in these slots, with passages."""
+        if not self.config.passages:
+            return super().remembered(memory, row, slots)
+        words = passages.decode_ids(memory.state["passages"][row, slots]).tolist()
+        return [[word - 1 for word in passage if word] for passage in words]
 
     def _scores(self, queries: Tensor, state: MemoryState) -> Tensor:
         return torch.einsum("bsd,cnd->bscn", queries, self._keys(state["bank"]).float())

@@ -29,10 +29,13 @@ def code_limits(vocab_size: int) -> tuple[int, int]:
     return -shift, vocab_size - shift
 
 
-def encode_ids(ids: Tensor, length: int, vocab_size: int) -> Tensor:
-    """Codes [B, length] of the tokens of a segment, int64 [B, w] with w <= length."""
+def encode_ids(ids: Tensor, lengths: Tensor | None, length: int, vocab_size: int) -> Tensor:
+    """Codes [B, length] of the tokens of a segment, int64 [B, w] with w <= length; lengths [B] or None: all."""
     dtype = code_dtype(vocab_size)
     codes = pad(ids + 1, (length - ids.shape[1], 0))
+    if lengths is not None:
+        place = torch.arange(length, device=ids.device) - (ids.shape[1] - lengths)[:, None]
+        codes = torch.where(place >= length - ids.shape[1], codes.gather(1, place.clamp(min=0)), 0)
     return (codes - _SHIFT).to(dtype) if dtype == torch.int16 else codes.to(dtype)
 
 

@@ -1,0 +1,231 @@
+"""Exact recall: passages that are read again, segments that are closed early, BM25."""
+
+import math
+
+import pytest
+import torch
+from backbones import random_ids, tiny_backbone
+
+from hmt import HMTForCausalLM, Memory
+from hmt.systems.hmt import passages as exact
+
+L, V = 8, 97
+FIELDS = {
+    "segment_length": L,
+    "summary_length": 4,
+    "sensory_length": 5,
+    "memory_size": 6,
+    "recall_query": "previous",
+    "passages": 2,
+}
+
+
+def build(**fields) -> HMTForCausalLM:
+    torch.manual_seed(0)
+    model = HMTForCausalLM.from_backbone(tiny_backbone("llama"), **FIELDS | fields)
+    for parameter in (model.summary_prompt.weight, model.first_prompt.weight):
+        torch.nn.init.normal_(parameter)
+    return model.eval()
+
+
+MODELS = [{"write_prompt": "alone", "lexical": 0.5}, {"write_prompt": "learned"}, {}]
+
+
+def test_codes_keep_every_token_of_every_vocabulary():
+    for vocabulary, dtype in ((97, torch.int16), (65535, torch.int16), (65536, torch.int32)):
+        ids = torch.tensor([[0, vocabulary - 1, 3, 0]])
+        codes = exact.encode_ids(ids, None, 6, vocabulary)
+        assert codes.dtype == dtype and codes.shape == (1, 6)
+        assert exact.decode_ids(codes).tolist() == [[0, 0, 1, vocabulary, 4, 1]]
+        least, most = exact.code_limits(vocabulary)
+        assert codes.min() == least and codes.max() == most
+    short = exact.encode_ids(torch.tensor([[5, 6, 7], [8, 9, 9]]), torch.tensor([3, 1]), 4, V)
+    assert exact.decode_ids(short).tolist() == [[0, 6, 7, 8], [0, 0, 0, 9]]
+
+
+def brute_bm25(question, passages):
+    n, mean = len(passages), sum(map(len, passages)) / len(passages)
+    scores = []
+    for passage in passages:
+        score = 0.0
+        for token in set(question):
+            df, tf = sum(token in p for p in passages), passage.count(token)
+            score += (
+                math.log(1 + (n - df + 0.5) / (df + 0.5))
+                * tf * 1.9 / (tf + 0.9 * (0.6 + 0.4 * len(passage) / mean))
+            )  # fmt: skip
+        scores.append(score)
+    return scores
+
+
+def test_bm25_is_the_formula():
+    generator = torch.Generator().manual_seed(0)
+    lengths = [8, 8, 3, 8, 5]
+    rows, questions, codes = [], [], []
+    for _ in range(3):
+        passages = [torch.randint(0, 12, (n,), generator=generator) for n in lengths]
+        question = torch.randint(0, 12, (6,), generator=generator)
+        rows.append(brute_bm25(question.tolist(), [p.tolist() for p in passages]))
+        questions.append(exact.encode_ids(question[None], None, L, V)[0])
+        held = [exact.encode_ids(p[None], None, L, V)[0] for p in passages]
+        codes.append(torch.stack([*held, held[0]]))  # the last slot is not filled, whatever it holds
+    filled = torch.tensor([[True] * 5 + [False]] * 3)
+    got = exact.bm25(torch.stack(questions), torch.stack(codes), filled, V)
+    torch.testing.assert_close(got[:, :5], torch.tensor(rows), atol=1e-5, rtol=1e-5)
+    assert not got[:, 5].any()
+
+
+def test_the_best_are_chosen_in_the_order_of_the_text():
+    weights = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1]]).log()
+    held = torch.tensor([[4, 5, 2, 3], [0, -1, -1, -1]])
+    slots, there = exact.choose(weights, held, 2)
+    assert slots[0].tolist() == [3, 1] and there[0].tolist() == [True, True]
+    assert slots[1, 1] == 0 and there[1].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("fields", MODELS)
+def test_a_flushed_memory_is_what_shorter_segments_leave(fields):
+    """Closing early equals the equations: the next segment recalls what was closed, with its real tokens."""
+    model = build(**fields)
+    text, question, answer = random_ids(2 * L + 3, 1), random_ids(4, 2), random_ids(3, 3)
+    memory = model.read(text)
+    flushed = model.flush(memory)
+    assert memory.open_lengths.tolist() == [3] and flushed.open_lengths.tolist() == [0]
+    assert flushed.segments_read.tolist() == [3]
+    assert flushed.tokens_read.tolist() == memory.tokens_read.tolist() == [2 * L + 3]
+    asked = model.flush(model.read(question, memory=flushed))
+    assert asked.tokens_read.tolist() == [2 * L + 7]
+    held = model.remembered(asked, 0, [0, 1, 2, 3])
+    whole = [*text.split(L), question]
+    assert held == [part.tolist() for part in whole]
+
+    with torch.no_grad():
+        logits = model(answer[None], past_key_values=asked.copy()).logits[0]
+        # by hand: P, the passages, the last five tokens, the answer
+        found = model.recalled(asked, top=2)[0]
+        again = [whole[passage.segment] for passage in sorted(found, key=lambda p: p.segment)]
+        layout = model.layout(asked.state, None)
+        prompt = layout.parts[0].vectors[0]
+        before = torch.cat([*again, torch.cat(whole)[-5:], answer])
+        inputs = torch.cat([prompt, model.embed(before)])[None]
+        expected = model.backbone(inputs_embeds=inputs).logits[0, -3:]
+    torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
+    assert 3 not in [passage.segment for passage in model.recalled(asked, top=6)[0]]  # the question itself
+    total = sum(passage.weight for passage in model.recalled(asked, top=6)[0])
+    assert total == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("fields", MODELS)
+def test_rows_are_flushed_as_if_alone(fields):
+    model = build(**fields)
+    rows = [random_ids(n, n) for n in (3, L, 2 * L + 5, L + 3)]
+    together = model.flush(Memory.cat([model.read(row) for row in rows]))
+    for index, row in enumerate(rows):
+        alone, one = model.flush(model.read(row)), together.select([index])
+        for name, tensor in alone.state.tensors.items():
+            if tensor.is_floating_point():
+                torch.testing.assert_close(one.state[name], tensor, atol=2e-5, rtol=1e-4)
+            else:
+                assert torch.equal(one.state[name], tensor), name
+
+
+@pytest.mark.parametrize("fields", MODELS)
+def test_decoding_behind_a_flushed_memory_equals_a_full_pass(fields):
+    model = build(**fields)
+    asked = model.flush(model.read(random_ids(4, 9), memory=model.flush(model.read(random_ids(3 * L + 2, 7)))))
+    answer = random_ids(2 * L + 3, 5)
+    with torch.no_grad():
+        whole = model(answer[None], past_key_values=asked.copy(), labels=answer[None]).logits
+        memory, steps = asked.copy(), []
+        for token in answer:
+            steps.append(model(token[None, None], past_key_values=memory).logits)
+    torch.testing.assert_close(torch.cat(steps, 1), whole, atol=2e-5, rtol=1e-4)
+
+
+def test_closing_rows_of_different_length_at_once():
+    model = build(**MODELS[0])
+    rows = [random_ids(n, n) for n in (5, 2, 0, 7)]
+    ids = torch.stack([torch.nn.functional.pad(row, (0, 7 - len(row)), value=9) for row in rows])
+    start = model.read(torch.stack([random_ids(2 * L, 20 + i) for i in range(4)])).state
+    with torch.no_grad():
+        state = model.close(ids, start, torch.tensor([5, 2, 0, 7]))
+        for index, row in enumerate(rows):
+            one = start.select(torch.tensor([index]))
+            expected = model.close(row[None], one) if len(row) else one
+            for name, tensor in expected.tensors.items():
+                got = state[name][index : index + 1]
+                if tensor.is_floating_point():
+                    torch.testing.assert_close(got, tensor, atol=2e-5, rtol=1e-4)
+                else:
+                    assert torch.equal(got, tensor), name
+
+
+def test_reading_takes_one_pass_of_the_segment_alone(monkeypatch):
+    model = build(write_prompt="alone")
+    passes = []
+    original = type(model).run_pass
+
+    def counted(self, embeds, state, **options):
+        passes.append(embeds.shape[:2])
+        return original(self, embeds, state, **options)
+
+    monkeypatch.setattr(type(model), "run_pass", counted)
+    model.read(random_ids(20 * L + 3), chunk=8)
+    assert passes == [(8, L + 2), (8, L + 2), (4, L + 2)]
+    assert model.reading_passes() == [L + 2]
+
+
+def test_segments_without_labels_cost_no_pass_of_their_own_in_training(monkeypatch):
+    model = build(write_prompt="alone").train()
+    ids = random_ids(5 * L)[None]
+    labels = ids.clone()
+    labels[:, : 4 * L] = -100
+    whole = model(ids, labels=labels, logits_to_keep=0).loss
+    widths = []
+    original = type(model).run_pass
+
+    def counted(self, embeds, state, **options):
+        widths.append(tuple(embeds.shape[:2]))
+        return original(self, embeds, state, **options)
+
+    monkeypatch.setattr(type(model), "run_pass", counted)
+    loss = model(ids, labels=labels).loss
+    torch.testing.assert_close(loss, whole, atol=1e-5, rtol=1e-5)
+    # segments 3 and 4 are scored: the first token of the last is predicted by the last of the one before
+    assert widths[:2] == [(3, L + 2), (1, 4 + 2)]
+    loss.backward()
+    assert model.write_prompt.weight.grad.abs().max() > 0
+
+
+def test_what_cannot_be_asked_is_refused():
+    with pytest.raises(ValueError, match="passages must not be negative"):
+        build(passages=-1)
+    with pytest.raises(ValueError, match="set passages to at least 1"):
+        build(passages=0, lexical=0.1)
+    with pytest.raises(ValueError, match="set passages to at least 1"):
+        build(recall_query="segment", lexical=0.1)
+    with pytest.raises(ValueError, match="lexical must not be negative"):
+        build(lexical=-1.0)
+    plain = build(passages=0)
+    memory = plain.read(random_ids(2 * L + 1))
+    with pytest.raises(ValueError, match="cannot close a segment early"):
+        plain.flush(memory)
+    assert plain.recalled(memory)[0][0].ids is None
+    model = build()
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        model.recalled(model.read(random_ids(L)), top=0)
+    asking = build(recall_query="segment")
+    with pytest.raises(ValueError, match="read the question first"):
+        asking.recalled(asking.read(random_ids(2 * L)))
+
+
+def test_a_memory_file_keeps_the_passages(tmp_path):
+    model = build(**MODELS[0])
+    memory = model.flush(model.read(random_ids(5 * L + 3)))
+    memory.save(tmp_path / "m.hmt")
+    again = Memory.load(tmp_path / "m.hmt", model=model)
+    for name, tensor in memory.state.tensors.items():
+        assert torch.equal(again.state[name], tensor) and again.state[name].dtype == tensor.dtype
+    # a token takes two bytes
+    without = build(write_prompt="alone", passages=0, recall_query="memory").new_memory(1).nbytes
+    assert model.new_memory(1).nbytes - without == 6 * L * 2 + 8
