@@ -132,7 +132,9 @@ def test_rows_are_flushed_as_if_alone(fields):
 @pytest.mark.parametrize("fields", MODELS)
 def test_decoding_behind_a_flushed_memory_equals_a_full_pass(fields):
     model = build(**fields)
-    asked = model.flush(model.read(random_ids(4, 9), memory=model.flush(model.read(random_ids(3 * L + 2, 7)))))
+    asked = model.flush(
+        model.read(random_ids(4, 9), memory=model.flush(model.read(random_ids(3 * L + 2, 7))))
+    )
     answer = random_ids(2 * L + 3, 5)
     with torch.no_grad():
         whole = model(answer[None], past_key_values=asked.copy(), labels=answer[None]).logits
@@ -229,3 +231,76 @@ def test_a_memory_file_keeps_the_passages(tmp_path):
     # a token takes two bytes
     without = build(write_prompt="alone", passages=0, recall_query="memory").new_memory(1).nbytes
     assert model.new_memory(1).nbytes - without == 6 * L * 2 + 8
+
+
+@pytest.mark.parametrize("where", ["right", "middle"])
+def test_ends_inside_a_sample_are_flushed_memories(where):
+    """Rows of several segments, some closed early, give what reading, flushing and reading on give."""
+    model = build(**MODELS[0])
+    rows = [[L, 3, 4, 5], [2 * L + 2, 6, 3], [4, 2 * L]]
+    pieces = [[random_ids(n, 10 * r + i) for i, n in enumerate(row)] for r, row in enumerate(rows)]
+    texts = [torch.cat(row) for row in pieces]
+    width = max(map(len, texts)) + 2
+    ids, mask, ends = torch.full((3, width), 7), torch.zeros(3, width).long(), torch.zeros(3, width).long()
+    for row, text in enumerate(texts):
+        columns = torch.arange(len(text)) if where == "right" else torch.arange(width - len(text), width)
+        if where == "middle":
+            columns[: len(text) // 2] -= 1
+        ids[row, columns], mask[row, columns] = text, 1
+        ends[row, columns[torch.tensor([len(p) for p in pieces[row]]).cumsum(0)[:-1] - 1]] = 1
+    labels = torch.where(mask.bool(), ids, -100)
+    with torch.no_grad():
+        out = model(ids, mask, labels=labels, segment_ends=ends, use_cache=True)
+        losses, count = 0.0, 0
+        for row, parts in enumerate(pieces):
+            memory, logits = None, []
+            for index, part in enumerate(parts):
+                alone = model(part[None], past_key_values=memory, use_cache=True)
+                logits.append(alone.logits[0])
+                memory = alone.past_key_values
+                memory = model.flush(memory) if index + 1 < len(parts) else memory
+            expected = torch.cat(logits)
+            torch.testing.assert_close(out.logits[row, mask[row].bool()], expected, atol=2e-5, rtol=1e-4)
+            losses += torch.nn.functional.cross_entropy(expected[:-1], texts[row][1:], reduction="sum")
+            count += len(texts[row]) - 1
+            one = out.past_key_values.select([row])
+            assert torch.equal(one.open_ids, memory.open_ids)
+            assert torch.equal(one.open_lengths, memory.open_lengths)
+            for name, tensor in memory.state.tensors.items():
+                if tensor.is_floating_point():
+                    torch.testing.assert_close(one.state[name], tensor, atol=2e-5, rtol=1e-4)
+                else:
+                    assert torch.equal(one.state[name], tensor), name
+    torch.testing.assert_close(out.loss, losses / count, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_a_question_is_trained_without_passes_over_what_it_asks_about(replay):
+    """Passages, a question and an answer in one sample: only the answer is a pass of its own."""
+    model = build(**MODELS[0], memory_scale=0.5).train()
+    parts = [random_ids(n, n) for n in (2 * L, 5, 4)]
+    ids = torch.cat(parts)[None].repeat(2, 1)
+    ends, labels = torch.zeros_like(ids), ids.clone()
+    ends[:, 2 * L + 4] = 1
+    labels[:, : 2 * L + 6] = -100
+    targets = torch.tensor([[-100, -100, -100, 0], [-100, -100, -100, 1]])
+    options = {"recall_targets": targets, "recall_loss_weight": 0.5, "recall_negatives": True}
+    out = model(ids, labels=labels, segment_ends=ends, replay=replay, **options)
+    assert out.recall_loss > 0
+    out.loss.backward()
+    slow = build(**MODELS[0], memory_scale=0.5).train()
+    whole = slow(ids, labels=labels, segment_ends=ends, logits_to_keep=0, **options)
+    whole.loss.backward()
+    torch.testing.assert_close(out.loss, whole.loss, atol=1e-5, rtol=1e-5)
+    for (name, ours), theirs in zip(model.named_parameters(), slow.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad, atol=2e-5, rtol=1e-3, msg=name)
+    assert model.recall.query.weight.grad.abs().max() > 0 and model.summary_prompt.weight.grad.abs().max() > 0
+
+
+def test_ends_are_refused_where_segments_cannot_be_closed():
+    ids = random_ids(6)[None]
+    with pytest.raises(ValueError, match="cannot close segments early inside a batch"):
+        build(write_prompt="learned")(ids, segment_ends=torch.zeros_like(ids))
+    with pytest.raises(ValueError, match="segment_ends must be"):
+        build(**MODELS[0])(ids, segment_ends=torch.zeros(1, 4))

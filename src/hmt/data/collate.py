@@ -26,6 +26,7 @@ class SegmentCollator:
     * `attention_mask` [B, T] int64, 1 on tokens and 0 on padding;
     * `labels` [B, T] int64, the sample's own, else its ids; -100 on padding. Not shifted: the model does
       that;
+    * `segment_ends` [B, T] int64, where samples bring them: 1 at tokens that a segment ends with early;
     * `recall_targets` [B, S] int64, S = ceil(T / segment_length), -100 for none, when `recall_targets` is
       "ngram" (guessed from the ids by `ngram_recall_targets`, with its arguments in `ngram_options`) or
       "given" (the samples bring them).
@@ -70,8 +71,22 @@ class SegmentCollator:
             "attention_mask": _pad([torch.ones_like(own) for own in ids], length, 0),
             "labels": _pad(labels, length, IGNORED_LABEL),
         }
+        if any("segment_ends" in feature for feature in features):
+            nothing = [torch.zeros_like(own) for own in ids]
+            ends = [
+                _to_tensor(feature, "segment_ends", default=none)
+                for feature, none in zip(features, nothing, strict=True)
+            ]
+            if any(len(own) != len(end) for own, end in zip(ids, ends, strict=True)):
+                raise ValueError("A sample has segment_ends and input_ids of different length.")
+            batch["segment_ends"] = _pad(ends, length, 0)
         if self.recall_targets and self.segment_length:
-            num_segments = -(-length // self.segment_length)
+            ended = batch.get("segment_ends")
+            number = max(
+                number_of_segments(len(own), self.segment_length, None if ended is None else ended[row])
+                for row, own in enumerate(ids)
+            )
+            num_segments = max(-(-length // self.segment_length), number)
             targets = [
                 self._targets(feature, own, self.segment_length)
                 for feature, own in zip(features, ids, strict=True)
@@ -83,13 +98,24 @@ class SegmentCollator:
         if self.recall_targets == "ngram":
             return torch.tensor(ngram_recall_targets(ids.numpy(), segment_length, **self.ngram_options))
         targets = _to_tensor(feature, "recall_targets")
-        num_segments = -(-len(ids) // segment_length)
+        ends = feature.get("segment_ends")
+        num_segments = number_of_segments(len(ids), segment_length, ends)
         if len(targets) != num_segments:
             raise ValueError(
                 f"A sample of {len(ids)} tokens has {num_segments} segments of {segment_length} and "
                 f"{len(targets)} recall_targets; give one per segment, -100 for none."
             )
         return targets
+
+
+def number_of_segments(length: int, segment_length: int, ends: Any = None) -> int:
+    """Segments of a sample of so many tokens; ends: 1 at those that a segment ends with early."""
+    at = [] if ends is None else torch.as_tensor(ends)[:length].nonzero()[:, 0].tolist()
+    number, start = 0, 0
+    for end in [*(place + 1 for place in at), length]:
+        number += -(-(end - start) // segment_length)
+        start = end
+    return number
 
 
 def _to_tensor(feature: dict[str, Any], key: str, default: torch.Tensor | None = None) -> torch.Tensor:

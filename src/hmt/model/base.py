@@ -212,16 +212,21 @@ class BackboneMemory(BackboneWrapper):
         return not layout.staged and self.open_cache(state) is None and self.layer_memory(state) is None
 
     def pass_over(
-        self, segment: Tensor, state: MemoryState, lengths: Tensor | None, written: Tensor | None
+        self,
+        segment: Tensor,
+        state: MemoryState,
+        lengths: Tensor | None,
+        written: Tensor | None,
+        ended: Tensor | None = None,
     ) -> StepOutput:
         """A segment that is only read; see `StreamingLM.pass_over`."""
         nothing = torch.zeros_like(self.embed(segment.detach()))
-        if segment.shape[1] < self.segment_length:
-            return StepOutput(nothing, state)
-        full = torch.ones_like(state.segments, dtype=torch.bool)
+        full = torch.full_like(state.segments, segment.shape[1] == self.segment_length, dtype=torch.bool)
         if lengths is not None:
             full = lengths == self.segment_length
-        record = SegmentRecord(segment, full, written=written)
+        if ended is not None:
+            full = full | ended
+        record = SegmentRecord(segment, full, lengths if ended is not None else None, written=written)
         return StepOutput(nothing, replace(self.update(state, record), ages=None))
 
     @torch.no_grad()

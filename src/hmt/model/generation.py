@@ -67,6 +67,7 @@ REFUSED = {
     "synced_gpus": "a token takes more passes where a segment ends, so processes fall out of step",
     "chunk": "to prepare fewer segments at a time, read a long prompt first, with `model.read(ids, chunk=1)`",
     "recall_targets": _CALL,
+    "segment_ends": _CALL,
     "output_recall": _CALL,
     "output_last_hidden_state": _CALL,
 }

@@ -156,3 +156,19 @@ def kept_columns(keep: int | Tensor | None, width: int) -> Tensor:
         keep = keep if keep.dtype == torch.bool else as_integers(keep, "logits_to_keep")
         return torch.arange(width, device=keep.device)[keep]
     return torch.arange(width)[slice(-keep, None) if keep else slice(None)]
+
+
+def check_ends(ends: Tensor | None, ids: Tensor, model: Any) -> Tensor | None:
+    """Tokens that a segment ends with, bool [B, T], or None. ValueError where that cannot be."""
+    if ends is None:
+        return None
+    if ends.shape != ids.shape:
+        raise ValueError(
+            f"segment_ends must be {list(ids.shape)}, as input_ids are, and is {list(ends.shape)}"
+        )
+    if not model.writes_alone or "tokens" not in model.initial_state(1).tensors:
+        raise ValueError(
+            f"a {model.config.model_type} as configured here cannot close segments early inside a batch: "
+            'that takes an HMT with passages and write_prompt="alone"'
+        )
+    return ends.to(ids.device).bool()

@@ -104,7 +104,9 @@ class Layout:
 
     def known(self) -> Layout:
         """The same, with lengths as Python numbers where all rows have the same. Asks the device."""
-        asked = [part.lengths for part in self.parts if isinstance(part, Ids) and isinstance(part.lengths, Tensor)]
+        asked = [
+            part.lengths for part in self.parts if isinstance(part, Ids) and isinstance(part.lengths, Tensor)
+        ]
         if not asked:
             return self
         rows = iter(torch.stack(asked).tolist())

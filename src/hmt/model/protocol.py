@@ -42,8 +42,15 @@ class Stepper(Protocol):
     def write(self, segments: Tensor, lengths: Tensor | None) -> Tensor | None: ...
 
     def pass_over(
-        self, segment: Tensor, state: MemoryState, lengths: Tensor | None, written: Tensor | None
+        self,
+        segment: Tensor,
+        state: MemoryState,
+        lengths: Tensor | None,
+        written: Tensor | None,
+        ended: Tensor | None = None,
     ) -> StepOutput: ...
+
+    def close(self, segment: Tensor, state: MemoryState, lengths: Tensor | None = None) -> MemoryState: ...
 
     def step(
         self,

@@ -30,7 +30,9 @@ class Passage:
 def recalled(model: Any, memory: Memory, top: int) -> list[list[Passage]]:
     """See `StreamingLM.recalled`."""
     if model.retrieval is None:
-        raise ValueError(f"a {model.config.model_type} recalls nothing: its memory has no slots to choose from")
+        raise ValueError(
+            f"a {model.config.model_type} recalls nothing: its memory has no slots to choose from"
+        )
     if top < 1:
         raise ValueError(f"top is a number of passages and at least 1, got {top}")
     memory = model.memory_for(memory, memory.batch_size)

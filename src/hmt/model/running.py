@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,17 +52,27 @@ def run(
 
     def step(index: int, *args: Any) -> StepOutput:
         output = model.step(*args)
+        ended = grid.ended_in(index)
+        if ended is not None:
+            ids = args[0]
+            early = ended & (grid.lengths_of(index) < grid.segment_length)
+            covered = torch.where(early, grid.lengths_of(index), 0)
+            output = replace(output, state=model.close(ids, output.state, covered))
         return output if after is None else after(index, output)
 
-    def passed_over(index: int, ids: Tensor, *args: Any) -> StepOutput:
-        output = model.pass_over(ids, *args)
+    def passed_over(index: int, *args: Any) -> StepOutput:
+        output = model.pass_over(*args, ended=grid.ended_in(index))
         return output if after is None else after(index, output)
 
     for start in range(0, grid.num_segments, chunk):
         indices = range(start, min(start + chunk, grid.num_segments))
         rest = [index for index in indices if model.writes_alone and not asked(index)]
         whole = [index for index in indices if index not in rest]
-        queue = encode_parts(model.encode, grid, whole, call) | encode_parts(model.write, grid, rest, call)
+        queue = encode_parts(model.encode, grid, whole, call)
+        widths = {index: grid.segment(index)[0].shape[1] for index in rest}
+        for width in set(widths.values()):  # short ones would be filled up to the longest
+            alike = [index for index in rest if widths[index] == width]
+            queue |= encode_parts(model.write, grid, alike, call)
         for index in indices:
             if bptt_depth and index and index % bptt_depth == 0:
                 state = state.detach()

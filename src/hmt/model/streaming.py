@@ -189,13 +189,26 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         return None
 
     def pass_over(
-        self, segment: Tensor, state: MemoryState, lengths: Tensor | None, written: Tensor | None
+        self,
+        segment: Tensor,
+        state: MemoryState,
+        lengths: Tensor | None,
+        written: Tensor | None,
+        ended: Tensor | None = None,
     ) -> StepOutput:
         """What `step` gives of a segment of which only the next state is asked, with outputs of zero.
 
-        Only of a system that `writes_alone`. Arguments as of `step`; written: its slice of `write`.
+        Only of a system that `writes_alone`. Arguments as of `step`; written: its slice of `write`; ended:
+        bool [B], rows whose segment is closed however short it is.
         """
         raise TypeError(f"{type(self).__name__} needs a segment's pass")  # pragma: no cover - abstract
+
+    def close(self, segment: Tensor, state: MemoryState, lengths: Tensor | None = None) -> MemoryState:
+        """The state after a segment int64 [B, w], w <= L, that ends here.
+
+        lengths: real tokens of each row, int64 [B]; None: all w. Rows of none stay as they are.
+        """
+        raise ValueError(f"a {self.config.model_type} as configured here cannot close a segment early")
 
     def step(
         self,
@@ -376,6 +389,7 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         recall_targets: Tensor | None = None,
         recall_loss_weight: float = 0.0,
         recall_negatives: bool = False,
+        segment_ends: Tensor | None = None,
         bptt_depth: int | None = None,
         replay: bool = False,
         chunk: int | None = None,
@@ -404,6 +418,8 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
             recall_loss_weight: weight of the recall loss in `loss`.
             recall_negatives: let the memory embeddings of the other streams of the batch join the recall loss
                 as wrong answers, so that recall learns to be sharp among many segments from samples of few.
+            segment_ends: bool or int [B, T], tokens that a segment ends with, however short it is, as if the
+                memory had been flushed there. Only of a system that can (`flush`) and `writes_alone`.
             bptt_depth, replay, chunk: see `run`.
             output_recall: return recall weights.
             output_last_hidden_state: return what the head makes the logits of, [B, kept columns, d], and not
@@ -437,7 +453,8 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
             return {"logits": self.head(hidden)}
 
         plain = labels is None and recall_targets is None and not output_recall
-        alone = use_cache and plain and not (self.training or torch.is_grad_enabled())
+        ends = inputs.check_ends(segment_ends, input_ids, self)
+        alone = ends is None and use_cache and plain and not (self.training or torch.is_grad_enabled())
         if alone and (mask is None or bool(mask.all())):
             # of a single token elsewhere it would wait for the device
             if width > 1 or input_ids.device.type == "cpu":
@@ -449,7 +466,7 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
                 memory.columns_fed += width
                 return self._output(return_dict, past_key_values=memory, **found)
 
-        grid = self._grid(input_ids, mask, memory, fresh=not given)
+        grid = self._grid(input_ids, mask, memory, fresh=not given, ends=ends)
         targets = None if labels is None else shift_labels(grid, labels, mask)
         count: Any = kwargs.get("num_items_in_batch")
         if self.training and targets is None and count is not None:
@@ -473,6 +490,9 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
             if targets is not None and each:
                 start = index * grid.segment_length
                 out.loss = score(out.hidden, targets[:, start : start + out.hidden.shape[1]])
+            if stored and grid.sizes is not None:  # every segment takes L places
+                room = grid.segment_length - out.hidden.shape[1]
+                out = replace(out, hidden=torch.nn.functional.pad(out.hidden, (0, 0, 0, room)))
             return replace(
                 out,
                 # not a slice, which would keep the whole
@@ -528,8 +548,11 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
 
     # -- pieces of forward --------------------------------------------------------------------------------
 
-    def _grid(self, ids: Tensor, mask: Tensor | None, memory: Memory, fresh: bool) -> Grid:
-        grid = make_grid(ids, mask, memory.open_ids, memory.open_lengths, self.config.segment_length)
+    def _grid(
+        self, ids: Tensor, mask: Tensor | None, memory: Memory, fresh: bool, ends: Tensor | None = None
+    ) -> Grid:
+        length = self.config.segment_length
+        grid = make_grid(ids, mask, memory.open_ids, memory.open_lengths, length, ends)
         inputs.check_vocabulary(grid.ids, self.config.vocab_size)
         if fresh and grid.shortest == 0:
             inputs.check_rows(grid.lengths.tolist())

@@ -76,14 +76,31 @@ class CutShort(torch.utils.data.Dataset):
 
     def __init__(self, samples, segment_length: int, segments: int):
         self.samples, self.segments, self.tokens = samples, segments, segments * segment_length
+        self.length = segment_length
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
-        ends = {"input_ids": self.tokens, "labels": self.tokens, "recall_targets": self.segments}
+        tokens = self.tokens
+        if sample.get("segment_ends") is not None:  # segments are shorter there
+            tokens = places(sample["segment_ends"], self.length, self.segments)
+        ends = {name: tokens for name in ("input_ids", "labels", "segment_ends")}
+        ends["recall_targets"] = self.segments
         return {name: sample[name][:end] for name, end in ends.items() if name in sample}
+
+
+def places(ends: Any, segment_length: int, segments: int) -> int:
+    """Tokens in the first so many segments; ends: 1 at those that a segment ends with early."""
+    begun = size = 0
+    for place, end in enumerate(ends):
+        size += 1
+        if end or size == segment_length:
+            begun, size = begun + 1, 0
+            if begun == segments:
+                return place + 1
+    return len(ends)
 
 
 def describe(samples) -> dict[str, Any]:

@@ -24,7 +24,8 @@ SYSTEM = System(
         "segment-passages": _SMALL | {"passages": 2},
         "memory-passages": _SMALL | {"recall_query": "memory", "passages": 1},
         "inline-passages": _SMALL | {"recall_query": "inline", "write_prompt": "learned", "passages": 2},
-        "asked": _SMALL | {"recall_query": "previous", "write_prompt": "alone", "passages": 2, "lexical": 0.3},
+        "asked": _SMALL
+        | {"recall_query": "previous", "write_prompt": "alone", "passages": 2, "lexical": 0.3},
         "norecall": _SMALL | {"recall": False},
     },
     bench={query: {"recall_query": query} for query in ("segment", "previous", "memory", "inline")},
