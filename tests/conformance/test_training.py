@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from .cases import SYSTEMS, J, K, L, N, build, close, pad, ragged, reference, shared
 
 SYSTEM = pytest.mark.parametrize("system", SYSTEMS)
-# systems whose gradient goes through their state: not those that read raw tokens again from anywhere, or stop it
+# systems whose gradient goes through their state: not those that keep raw tokens or stop it, nor those that
+# read tokens again from anywhere
 WITH_MEMORY = [
     name
     for name in SYSTEMS

@@ -60,8 +60,10 @@ def run(
             output = replace(output, state=model.close(ids, output.state, covered))
         return output if after is None else after(index, output)
 
-    def passed_over(index: int, *args: Any) -> StepOutput:
-        output = model.pass_over(*args, ended=grid.ended_in(index))
+    def passed_over(
+        index: int, ids: Tensor, state: MemoryState, lengths: Tensor | None, written: Tensor | None
+    ) -> StepOutput:
+        output = model.pass_over(ids, state, lengths, written, grid.ended_in(index))
         return output if after is None else after(index, output)
 
     for start in range(0, grid.num_segments, chunk):

@@ -133,7 +133,7 @@ def make_grid(
 
 
 def _room_left(rank: Tensor, ends: Tensor, segment_length: int) -> Tensor:
-    """Places that segments closed early leave empty before each token, int64 [B, T]; its rank without them."""
+    """Places that segments closed early leave empty before each token, int64 [B, T]; rank: without them."""
     empty = torch.zeros_like(rank)
     for row, column in ends.nonzero().tolist():
         place = int(rank[row, column] + empty[row, column])

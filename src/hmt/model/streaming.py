@@ -347,8 +347,9 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         asked: Callable[[int], bool] = lambda index: True,
     ) -> Iterator[tuple[int, StepOutput]]:
         """Step over the segments of a grid, yielding (index, output); see `hmt.model.running.run`."""
-        options = {"bptt_depth": bptt_depth, "replay": replay, "chunk": chunk, "after": after}
-        return running.run(self, grid, state, asked=asked, **options)
+        return running.run(
+            self, grid, state, bptt_depth=bptt_depth, replay=replay, chunk=chunk, after=after, asked=asked
+        )
 
     @torch.no_grad()
     def flush(self, memory: Memory) -> Memory:

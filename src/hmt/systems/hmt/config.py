@@ -75,7 +75,7 @@ class HMTConfig(MemoryConfig):
             raise ValueError(f"lexical must not be negative, got {self.lexical}")
         if self.lexical and not (self.passages and self.recall_query == "previous"):
             raise ValueError(
-                "lexical scores compare the tokens of the segment before with those in the bank: set passages "
+                "lexical compares the tokens of the segment before with those in the bank: set passages "
                 'to at least 1 and recall_query to "previous"'
             )
         if self.recall_dim is not None and self.recall_dim < 1:

@@ -20,8 +20,8 @@ With "alone" M_n = BBM([T | H_n | W]) at W, a pass of its own: what is remembere
 nothing but its tokens, many are written in one pass, and reading needs no other.
 
 Ours, exact recall (`passages=p`): the bank keeps the tokens of its segments, and those of the p that recall
-weighs most, in the order of the text, are read again: H = BBM([P_n | passages | H_{n-1}[L-k, L) | H_n | ...]).
-Asked with the tail of the segment before (`recall_query="previous"`), that segment itself is left out: its end
+weighs most, in the order of the text, are read again: H = BBM([P_n | passages | sensory | H_n | ...]). Asked
+with the tail of the segment before (`recall_query="previous"`), that segment itself is left out: its end
 stands there anyway, and a question would find itself. `lexical` adds a BM25 score to the learned one.
 """
 
@@ -253,6 +253,7 @@ class HMTForCausalLM(BackboneMemory):
             return Layout(parts, unasked)
         recalled, log_weights, folded = state["latest"], None, None
         if config.recall:
+            query: Tensor | None
             if config.recall_query == "previous":
                 query = self._asked_before(state)
             else:

@@ -30,7 +30,7 @@ def code_limits(vocab_size: int) -> tuple[int, int]:
 
 
 def encode_ids(ids: Tensor, lengths: Tensor | None, length: int, vocab_size: int) -> Tensor:
-    """Codes [B, length] of the tokens of a segment, int64 [B, w] with w <= length; lengths [B] or None: all."""
+    """Codes [B, length] of a segment, int64 [B, w] with w <= length; lengths [B] of the rows, None: all w."""
     dtype = code_dtype(vocab_size)
     codes = pad(ids + 1, (length - ids.shape[1], 0))
     if lengths is not None:
@@ -57,7 +57,7 @@ def as_parts(codes: Tensor) -> list[Ids]:
 
 
 def choose(log_weights: Tensor, held: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Slots int64 [B, p] of the best segments, in the order of the text, and whether there is one, bool [B, p].
+    """Slots int64 [B, p] of the best segments, in the order of the text, and whether there is one, bool.
 
     log_weights: [B, N]. held: int64 [B, N], the segment in each slot; where that is negative none is chosen.
     Places of no segment come first.
