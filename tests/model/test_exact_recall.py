@@ -275,9 +275,18 @@ def test_ends_inside_a_sample_are_flushed_memories(where):
 
 
 @pytest.mark.parametrize("replay", [False, True])
-def test_a_question_is_trained_without_passes_over_what_it_asks_about(replay):
+def test_a_question_is_trained_without_passes_over_what_it_asks_about(replay, monkeypatch):
     """Passages, a question and an answer in one sample: only the answer is a pass of its own."""
+    widths = []
+    original = HMTForCausalLM.run_pass
+
+    def counted(self, embeds, state, **options):
+        widths.append(tuple(embeds.shape[:2]))
+        return original(self, embeds, state, **options)
+
+    monkeypatch.setattr(HMTForCausalLM, "run_pass", counted)
     model = build(**MODELS[0], memory_scale=0.5).train()
+    widths.clear()  # of trying out the backbone
     parts = [random_ids(n, n) for n in (2 * L, 5, 4)]
     ids = torch.cat(parts)[None].repeat(2, 1)
     ends, labels = torch.zeros_like(ids), ids.clone()
@@ -287,6 +296,8 @@ def test_a_question_is_trained_without_passes_over_what_it_asks_about(replay):
     options = {"recall_targets": targets, "recall_loss_weight": 0.5, "recall_negatives": True}
     out = model(ids, labels=labels, segment_ends=ends, replay=replay, **options)
     assert out.recall_loss > 0
+    # passages and question are written, the question is summarised, the answer read behind all of them
+    assert sorted(widths) == sorted([(4, L + 2), (2, 5 + 2), (2, 4 + 2), (2, 1 + 2 * L + 5 + 4)])
     out.loss.backward()
     slow = build(**MODELS[0], memory_scale=0.5).train()
     whole = slow(ids, labels=labels, segment_ends=ends, logits_to_keep=0, **options)

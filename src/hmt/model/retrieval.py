@@ -33,7 +33,7 @@ class Retrieval:
     def loss(
         self,
         recall: Tensor,
-        queries: list[Tensor] | None,
+        queries: Tensor | None,
         targets: Tensor,
         before: MemoryState,
         after: MemoryState,
@@ -43,7 +43,7 @@ class Retrieval:
 
         Args:
             recall: log weights [B, S, N] of its S segments.
-            queries: [B, d] of each segment, for a loss over the banks of the whole batch; None for one over
+            queries: [B, S, d] of its segments, for a loss over the banks of the whole batch; None for one over
                 each stream's own.
             targets: int64 [B, S'], absolute segments, negative for none.
             before, after: the states around it. grid: its tokens.
@@ -52,6 +52,6 @@ class Retrieval:
         if queries is None:
             held = self.held(now.flatten()).view(*now.shape, -1)
             return own_bank(recall, targets, held, grid.lengths, grid.segment_length)
-        scores = self.scores(torch.stack(queries, dim=1), after)
+        scores = self.scores(queries, after)
         held = self.held(after.segments)
         return in_batch(scores, targets, held, now - self.gap, grid.lengths, grid.segment_length)

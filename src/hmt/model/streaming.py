@@ -502,20 +502,24 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
                 query=out.query if recall_negatives else None,
             )
 
-        state, kept, losses, recalls, queries = memory.state, [], [], [], []
+        state, kept, losses = memory.state, [], []
+        recalls: list[Tensor | None] = []
+        queries: list[Tensor | None] = []
         options: dict[str, Any] = {"bptt_depth": bptt_depth, "replay": replay, "chunk": chunk}
-        if self.writes_alone and not keeping and not recalling and targets is not None:
-            scored = (targets != -100).view(batch, -1, grid.segment_length).any(2).any(0).tolist()
-            options["asked"] = scored.__getitem__
+        if self.writes_alone and targets is not None and not (keeping or output_recall):
+            wanted = (targets != -100).view(batch, -1, grid.segment_length).any(2).any(0)
+            if recall_targets is not None:
+                aimed = (recall_targets[:, : len(wanted)] >= 0).any(0)
+                wanted[: len(aimed)] |= aimed.to(wanted.device)
+                wanted[-1] = True  # so that there is a recall loss, of nothing
+            options["asked"] = wanted.tolist().__getitem__
         for _, out in self.run(grid, state, after=only_what_is_used, **options):
             state = out.state
             kept.append(out.hidden)
+            recalls.append(out.recall)
+            queries.append(out.query)
             if out.loss is not None:
                 losses.append(out.loss)
-            if out.recall is not None:
-                recalls.append(out.recall)
-            if out.query is not None:
-                queries.append(out.query)
         state = state.consolidated()
 
         stream = torch.cat(kept, dim=1) if stored else None
@@ -528,11 +532,11 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
             at = grid.positions.index_select(1, columns).clamp(min=0)
             found = ended(stream.gather(1, at.unsqueeze(-1).expand(-1, -1, stream.shape[-1])))
 
-        recall = torch.stack(recalls, dim=1) if recalls else None
+        recall = _together(recalls)
         recall_loss = None
         if recall_targets is not None and recall is not None:
             assert self.retrieval is not None  # a system that recalls knows what its slots hold
-            negatives = queries if recall_negatives else None
+            negatives = _together(queries) if recall_negatives else None
             recall_loss = self.retrieval.loss(recall, negatives, recall_targets, memory.state, state, grid)
             if loss is not None and recall_loss_weight:
                 loss = loss + recall_loss_weight * recall_loss
@@ -569,3 +573,11 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
     def _output(return_dict: bool | None, **fields: Any) -> MemoryOutput | tuple:
         output = MemoryOutput(**fields)
         return output.to_tuple() if return_dict is False else output
+
+
+def _together(found: list[Tensor | None]) -> Tensor | None:
+    """What segments gave, [B, ...] each, as [B, S, ...]: zeros of those that were not asked; None of none."""
+    like = next((one for one in found if one is not None), None)
+    if like is None:
+        return None
+    return torch.stack([torch.zeros_like(like) if one is None else one for one in found], dim=1)
