@@ -28,7 +28,12 @@ def build(**fields) -> HMTForCausalLM:
     return model.eval()
 
 
-MODELS = [{"write_prompt": "alone", "lexical": 0.5}, {"write_prompt": "learned"}, {}]
+MODELS = [
+    {"write_prompt": "alone", "lexical": 2.0, "recall_layer": 1},
+    {"write_prompt": "alone", "lexical": 0.5},
+    {"write_prompt": "learned"},
+    {},
+]
 
 
 def test_codes_keep_every_token_of_every_vocabulary():
@@ -285,7 +290,7 @@ def test_a_question_is_trained_without_passes_over_what_it_asks_about(replay, mo
         return original(self, embeds, state, **options)
 
     monkeypatch.setattr(HMTForCausalLM, "run_pass", counted)
-    model = build(**MODELS[0], memory_scale=0.5).train()
+    model = build(**MODELS[1], memory_scale=0.5).train()
     widths.clear()  # of trying out the backbone
     parts = [random_ids(n, n) for n in (2 * L, 5, 4)]
     ids = torch.cat(parts)[None].repeat(2, 1)
@@ -299,7 +304,7 @@ def test_a_question_is_trained_without_passes_over_what_it_asks_about(replay, mo
     # passages and question are written, the question is summarised, the answer read behind all of them
     assert sorted(widths) == sorted([(4, L + 2), (2, 5 + 2), (2, 4 + 2), (2, 1 + 2 * L + 5 + 4)])
     out.loss.backward()
-    slow = build(**MODELS[0], memory_scale=0.5).train()
+    slow = build(**MODELS[1], memory_scale=0.5).train()
     whole = slow(ids, labels=labels, segment_ends=ends, logits_to_keep=0, **options)
     whole.loss.backward()
     torch.testing.assert_close(out.loss, whole.loss, atol=1e-5, rtol=1e-5)
@@ -314,4 +319,4 @@ def test_ends_are_refused_where_segments_cannot_be_closed():
     with pytest.raises(ValueError, match="cannot close segments early inside a batch"):
         build(write_prompt="learned")(ids, segment_ends=torch.zeros_like(ids))
     with pytest.raises(ValueError, match="segment_ends must be"):
-        build(**MODELS[0])(ids, segment_ends=torch.zeros(1, 4))
+        build(**MODELS[1])(ids, segment_ends=torch.zeros(1, 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +94,7 @@ def run(
     positions: Tensor | None = None,
     one_by_one: bool = False,
     layer_memory: LayerMemory | None = None,
+    first: int | None = None,
 ) -> Pass:
     """One pass over input vectors.
 
@@ -103,6 +105,7 @@ def run(
         positions: int64 [B, T]; None counts on from the cache. Families that count from the mask ignore them.
         one_by_one: a pass for every position, see `Caching`.
         layer_memory: read before every layer.
+        first: run only so many layers, see `first_layers`; None: all.
     ValueError where an output could not be fed back as an input, and for a cache that cannot be handed over.
     """
     number = embeds.shape[1]
@@ -117,7 +120,7 @@ def run(
         taken = [one.layers for one in passes if one.layers is not None]
         layers = tuple(torch.cat(layer, dim=1) for layer in zip(*taken, strict=True)) if taken else None
         return Pass(torch.cat([one.hidden for one in passes], dim=1), cache, layers)
-    model = body(backbone)
+    model = body(backbone) if first is None else first_layers(backbone, first)
     kwargs: dict[str, Any] = {"use_cache": cache is not None}
     if cache is not None:
         kwargs[_cache_name(model)] = cache
@@ -166,6 +169,70 @@ def decoder_layers(backbone: PreTrainedModel) -> nn.ModuleList:
             f"have {number} entries; memory inside the layers needs a decoder with one list of them"
         )
     return lists[0]
+
+
+def first_layers(backbone: PreTrainedModel, number: int) -> nn.Module:
+    """The body with its first layers only, and whatever it has behind all of them (a norm).
+
+    All weights are shared and nothing is copied. ValueError where the layers cannot be told apart, and for
+    more layers than there are. Whether a family can be run so is tried out by `check_first_layers`.
+    """
+    whole, layers = body(backbone), decoder_layers(backbone)
+    if not 1 <= number <= len(layers):
+        raise ValueError(
+            f"the backbone has {len(layers)} layers: the first {number} of them cannot be run alone"
+        )
+    path = next(name for name, module in whole.named_modules() if module is layers)
+    top = module = _own(whole, number)
+    *parents, last = path.split(".")
+    for name in parents:
+        setattr(module, name, _own(getattr(module, name), number))
+        module = getattr(module, name)
+    setattr(module, last, nn.ModuleList(layers[:number]))
+    return top
+
+
+def _own(module: nn.Module, number: int) -> nn.Module:
+    """The same module whose children may be replaced, and which knows of so many layers."""
+    twin = copy.copy(module)
+    twin.__dict__["_modules"] = dict(module._modules)
+    if hasattr(module, "config"):
+        config: Any = copy.copy(module.config)
+        config.num_hidden_layers = number
+        twin.config = config
+    return twin
+
+
+class _ReadsNothing:
+    def read(self, layer: int, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+@torch.no_grad()
+def check_first_layers(backbone: PreTrainedModel, number: int) -> None:
+    """ValueError where the first layers, run alone, do not compute what they do inside the whole."""
+    layers = decoder_layers(backbone)
+    with evaluating(backbone):
+        embeds = embed(backbone, torch.arange(4, device=input_device(backbone))[None])
+        whole = run(backbone, embeds, layer_memory=_ReadsNothing()).layers
+        found: list[Tensor] = []
+        handle = layers[number - 1].register_forward_hook(
+            lambda module, args, output: found.append(output[0] if isinstance(output, tuple) else output)
+        )
+        try:
+            run(backbone, embeds, first=number)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"the first {number} layers of {type(backbone).__name__} cannot be run alone: {error}"
+            ) from error
+        finally:
+            handle.remove()
+    assert whole is not None
+    if len(found) != 1 or not torch.allclose(found[0], whole[number - 1], atol=1e-3, rtol=1e-2):
+        raise ValueError(
+            f"the first {number} layers of {type(backbone).__name__}, run alone, give something else than "
+            "inside the whole; leave recall_layer out"
+        )
 
 
 @contextmanager

@@ -43,8 +43,8 @@ class Retrieval:
 
         Args:
             recall: log weights [B, S, N] of its S segments.
-            queries: [B, S, d] of its segments, for a loss over the banks of the whole batch; None for one over
-                each stream's own.
+            queries: [B, S, d] of its segments, for a loss over the banks of the whole batch; None for one
+                over each stream's own.
             targets: int64 [B, S'], absolute segments, negative for none.
             before, after: the states around it. grid: its tokens.
         """

@@ -26,6 +26,14 @@ SYSTEM = System(
         "inline-passages": _SMALL | {"recall_query": "inline", "write_prompt": "learned", "passages": 2},
         "asked": _SMALL
         | {"recall_query": "previous", "write_prompt": "alone", "passages": 2, "lexical": 0.3},
+        "asked-mean": _SMALL
+        | {
+            "recall_query": "previous",
+            "write_prompt": "alone",
+            "passages": 2,
+            "lexical": 2.0,
+            "recall_layer": 1,
+        },
         "norecall": _SMALL | {"recall": False},
     },
     bench={query: {"recall_query": query} for query in ("segment", "previous", "memory", "inline")},

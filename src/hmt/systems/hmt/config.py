@@ -32,8 +32,12 @@ class HMTConfig(MemoryConfig):
         passages: ours, exact recall: so many of the segments that are recalled are read again, token by
             token, between the recall prompt and the sensory tokens. The bank then keeps the ids of every
             segment (2 bytes each below a vocabulary of 65,535). 0: the paper.
-        lexical: weight of BM25 (k1 0.9, b 0.4, over the ids in the bank) in the score of a segment, beside
-            the learned one. Needs passages and `recall_query="previous"`.
+        lexical: weight of BM25 (k1 0.9, b 0.4, over the ids in the bank) in the score of a segment: each of
+            the two, over the segments that can be recalled, is brought to mean 0 and deviation 1, and so much
+            of this one is added to the learned one. Needs passages and `recall_query="previous"`.
+        recall_layer: ours: memory embedding and query are the means over the tokens of a segment of what the
+            backbone's first so many layers give (and its last norm), not outputs at learned prompts. Needs
+            passages, `recall_query="previous"`, `write_prompt="alone"` and one embedding per segment.
     """
 
     model_type = "hmt"
@@ -48,6 +52,7 @@ class HMTConfig(MemoryConfig):
     write_prompt: Literal["recall", "learned", "alone"] = "recall"
     passages: int = 0
     lexical: float = 0.0
+    recall_layer: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.summary_length is None:
@@ -78,5 +83,14 @@ class HMTConfig(MemoryConfig):
                 "lexical compares the tokens of the segment before with those in the bank: set passages "
                 'to at least 1 and recall_query to "previous"'
             )
+        if self.recall_layer is not None:
+            if self.recall_layer < 1:
+                raise ValueError(f"recall_layer must be at least 1, got {self.recall_layer}")
+            asked = self.passages and self.recall_query == "previous" and self.write_prompt == "alone"
+            if not asked or self.embeddings_per_segment > 1:
+                raise ValueError(
+                    'a recall_layer makes one embedding of a segment\'s tokens: set write_prompt="alone", '
+                    'recall_query="previous", passages to at least 1 and embeddings_per_segment=1'
+                )
         if self.recall_dim is not None and self.recall_dim < 1:
             raise ValueError(f"recall_dim must be at least 1, got {self.recall_dim}")

@@ -17,7 +17,8 @@ first of each block, equation 3 mixes whole blocks; m = 1 is the paper.
 Ours, `write_prompt="learned"`: equation 4 ends in learned vectors W instead of P_n, and M_n = H at W. What
 stands at the end then does not depend on what was recalled: writing is the same task in every segment.
 With "alone" M_n = BBM([T | H_n | W]) at W, a pass of its own: what is remembered of a segment depends on
-nothing but its tokens, many are written in one pass, and reading needs no other.
+nothing but its tokens, many are written in one pass, and reading needs no other. With a `recall_layer` l, M_n
+and S_n are the mean over the tokens of the states after the first l layers, and no other layer is run.
 
 Ours, exact recall (`passages=p`): the bank keeps the tokens of its segments, and those of the p that recall
 weighs most, in the order of the text, are read again: H = BBM([P_n | passages | sensory | H_n | ...]). Asked
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from typing_extensions import Self
 
+from hmt import backbone as bb
 from hmt.backbone import Vectors
 from hmt.memory.check import MOST_SEGMENTS
 from hmt.memory.memory import Memory
@@ -79,15 +81,24 @@ class Recall(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Recall prompt [B, m d] and log weights [B, N].
 
-        folded: query [B, d]. bank: [B, N, m d]. filled: bool [B, N]. further: scores [B, N] that are added.
+        folded: query [B, d]. bank: [B, N, m d]. filled: bool [B, N]. further: scores [B, N] that are added,
+        to standardised ones.
         """
         scores = torch.einsum("bd,bnd->bn", folded, keys(bank, folded.shape[-1]).float())
         if further is not None:
-            scores = scores + further
+            scores = standardised(scores, filled) + further
         log_weights = scores.masked_fill(~filled, floor(scores)).log_softmax(-1)
         log_weights = log_weights.masked_fill(~filled, floor(log_weights))
         prompt = torch.einsum("bn,bnd->bd", log_weights.exp(), bank.float())
         return prompt.to(bank.dtype), log_weights
+
+
+def standardised(scores: Tensor, filled: Tensor) -> Tensor:
+    """Scores [B, N] with mean 0 and deviation 1 over the slots that are filled, bool [B, N]."""
+    number = filled.sum(1, keepdim=True).clamp(min=1)
+    centred = scores - torch.where(filled, scores, 0).sum(1, keepdim=True) / number
+    spread = torch.where(filled, centred, 0).square().sum(1, keepdim=True) / number
+    return centred / (spread + 1e-6).sqrt()
 
 
 def keys(bank: Tensor, width: int) -> Tensor:
@@ -116,6 +127,12 @@ class HMTForCausalLM(BackboneMemory):
         if config.write_prompt != "recall":
             self.write_prompt = Vectors(config.embeddings_per_segment, width)
         self.recall = Recall(width, config.recall_dim or width)
+
+    def check_backbone(self) -> None:
+        """ValueError, by name, also for layers that cannot be run alone where a `recall_layer` needs that."""
+        super().check_backbone()
+        if self.config.recall_layer is not None and self.input_device.type != "meta":
+            bb.check_first_layers(self.backbone, self.config.recall_layer)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -163,13 +180,16 @@ class HMTForCausalLM(BackboneMemory):
         """The segment, the summary of j tokens between two summary prompts, and what is written alone."""
         found = super().passes()
         if self._summarises("segment", "previous"):
-            found.append(self.config.summary_length + 2)
+            found.append(self.config.summary_length + 2 * (self.config.recall_layer is None))
         return found + self.reading_passes() if self.config.write_prompt == "alone" else found
 
     def reading_passes(self) -> list[int]:
         """Of a segment that is only read: the one in which it is written, where that is all it takes."""
         if not self.writes_alone:
             return self.passes()
+        if self.config.recall_layer is not None:
+            layers = self.backbone.config.get_text_config().num_hidden_layers
+            return [-(-self.config.segment_length * self.config.recall_layer // layers)]
         return [1 + self.config.segment_length + self.config.embeddings_per_segment]
 
     def at_budget(self, nbytes: int) -> Self:
@@ -211,6 +231,9 @@ class HMTForCausalLM(BackboneMemory):
         if self.config.write_prompt != "alone":
             return None
         ids = segments.flatten(0, 1)
+        if self.config.recall_layer is not None:
+            written = self._mean(ids, None if lengths is None else lengths.flatten())
+            return written.view(*segments.shape[:2], -1)
         tokens = self.embed(ids)
         ends = [self.summary_prompt(len(ids)), self.write_prompt(len(ids))]
         covered = None if lengths is None else lengths.flatten()
@@ -356,8 +379,19 @@ class HMTForCausalLM(BackboneMemory):
         words = passages.decode_ids(self._newest(state))[:, -self.config.summary_length :]
         lengths = (words > 0).sum(1)
         index = torch.arange(words.shape[1], device=words.device) + (words.shape[1] - lengths)[:, None]
-        ids = words.gather(1, index.clamp(max=words.shape[1] - 1)) - 1  # to the left
-        return self.summarise(ids.clamp(min=0), lengths)
+        ids = (words.gather(1, index.clamp(max=words.shape[1] - 1)) - 1).clamp(min=0)  # to the left
+        if self.config.recall_layer is not None:
+            return self._mean(ids, lengths)
+        return self.summarise(ids, lengths)
+
+    def _mean(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
+        """Mean state [R, d] of the tokens int64 [R, w] after the first layers; lengths [R] or None: all w."""
+        hidden = bb.run(self.backbone, self.embed(ids), first=self.config.recall_layer).hidden
+        if lengths is None:
+            return hidden.float().mean(1).to(hidden.dtype)
+        inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        total = torch.where(inside[..., None], hidden, 0).float().sum(1)
+        return (total / lengths.clamp(min=1)[:, None]).to(hidden.dtype)
 
     def _lexical(self, state: MemoryState, filled: Tensor) -> Tensor | None:
         """BM25 of the slots [B, n] for the segment that was read last, times its weight."""
@@ -365,7 +399,7 @@ class HMTForCausalLM(BackboneMemory):
             return None
         codes = state.ring("passages")
         scores = passages.bm25(self._newest(state), codes, filled, self.config.vocab_size)
-        return self.config.lexical * scores
+        return self.config.lexical * standardised(scores, filled)
 
     def _passages(self, state: MemoryState, log_weights: Tensor | None) -> list[Ids]:
         """The tokens of what is recalled, in the order of the text."""

@@ -40,6 +40,20 @@ def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Referenc
             scores.append(score)
         return torch.tensor(scores, dtype=T.dtype)
 
+    def standardised(scores: Tensor) -> Tensor:
+        centred = scores - scores.mean()
+        return centred / torch.sqrt(centred.square().mean() + 1e-6)
+
+    def mean_state(tokens: Tensor) -> Tensor:
+        """The mean of what the first layers give of the tokens, behind the last norm: [1, d] (Llama)."""
+        inputs = embed(model, tokens)[None]
+        states = model.backbone(
+            inputs_embeds=inputs, output_hidden_states=True, use_cache=False
+        ).hidden_states
+        layer = config.recall_layer
+        normed = states[-1] if layer == len(states) - 1 else model.backbone.model.norm(states[layer])
+        return normed[0].mean(0, keepdim=True)
+
     # with passages, the segment that the query is made of is not recalled
     gap = int(bool(config.passages) and config.recall_query == "previous")
     logits: list[Tensor] = []
@@ -62,7 +76,8 @@ def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Referenc
             elif config.recall_query == "segment":
                 S_n = summary(segment[:j])
             elif config.recall_query == "previous":
-                S_n = summary(previous[-min(j, L) :])
+                asking = previous[-min(j, L) :]
+                S_n = summary(asking) if config.recall_layer is None else mean_state(asking)
             else:
                 S_n = memory[-1][:1]
             held = list(range(max(0, len(memory) - N), len(memory) - gap))
@@ -71,7 +86,8 @@ def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Referenc
             scores = (Q_n @ K_n.t() / math.sqrt(W_q.shape[1]))[0]
             tokens = [ids[n * L : (n + 1) * L] for n in held]
             if config.lexical:
-                scores = scores + config.lexical * bm25(previous[-L:], tokens)
+                lexical = bm25(previous[-L:], tokens)
+                scores = standardised(scores) + config.lexical * standardised(lexical)
             weights = torch.softmax(scores, dim=-1)
             P_n = (weights @ M.flatten(1)).view(m, -1) * scale  # equation 3
             if config.passages:
@@ -93,7 +109,9 @@ def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Referenc
             hidden, out = run_backbone(model, [*before, H_n, *ending])  # equation 4
             begun = sum(map(len, before))
             logits.append(out[begun : begun + len(H_n)])
-        if alone and len(segment) == L:
+        if alone and len(segment) == L and config.recall_layer is not None:
+            hidden = mean_state(segment)
+        elif alone and len(segment) == L:
             hidden = run_backbone(model, [T, H_n, W])[0]
         if len(segment) == L:
             memory.append(hidden[-m:])  # equation 5
