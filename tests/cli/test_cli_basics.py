@@ -62,7 +62,7 @@ for arguments in [["--help"], *([name, "--help"] for name in hmt.cli.COMMANDS)]:
 def test_env_prints_a_table():
     result = CliRunner().invoke(app, ["env"])
     assert result.exit_code == 0, result.output
-    for word in ["hmt", "python", "torch", "transformers", "cores", "memory_total", "devices"]:
+    for word in "hmt python torch transformers cores memory_total devices backbone_dtype".split():
         assert word in result.stdout
 
 
@@ -73,6 +73,8 @@ def test_env_json_matches_this_process():
     assert facts["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
     assert facts["cores"] == os.cpu_count()
+    assert facts["backbone_dtype"] in (None, "bfloat16", "float32")
+    assert facts["environment"]["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
     assert 0 < facts["memory_available"] <= facts["memory_total"]
     assert len([d for d in facts["devices"] if d["device"].startswith("cuda")]) == torch.cuda.device_count()
 

@@ -336,7 +336,7 @@ def test_what_cannot_be_is_refused(make_model, tokenizer, tmp_path):
         HarnessLM(str(tmp_path), batch_size="auto")
     with pytest.raises(ValueError, match="loaded already"):
         HarnessLM(make_model("rmt"), tokenizer, dtype="float32")
-    with pytest.raises(ValueError, match="no folder with a model"):
+    with pytest.raises(ValueError, match="nothing is not there"):
         HarnessLM(str(tmp_path / "nothing"))
 
 

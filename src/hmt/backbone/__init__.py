@@ -20,6 +20,7 @@ from hmt.backbone.checks import (
 from hmt.backbone.fingerprint import Fingerprint, fingerprint, is_quantised, sampled, tensors
 from hmt.backbone.load import load_backbone, load_with_attention
 from hmt.backbone.lora import lora_targets
+from hmt.backbone.on_cpu import CPUChoice, cpu_choice, suit_cpu
 from hmt.backbone.rolling import KeptKV, RollingCache
 from hmt.backbone.rotary import KeyPositions
 from hmt.backbone.run import (
@@ -39,14 +40,18 @@ from hmt.backbone.run import (
     run,
     takes_position_ids,
 )
+from hmt.backbone.sources import PACKAGED, Packaged, is_here, lasting_name, locate
 
 __all__ = [
     "Fingerprint",
     "AfterHead",
+    "CPUChoice",
     "Caching",
     "KeptKV",
     "KeyPositions",
     "LayerMemory",
+    "PACKAGED",
+    "Packaged",
     "Pass",
     "RollingCache",
     "Vectors",
@@ -60,6 +65,7 @@ __all__ = [
     "check_causal",
     "check_head",
     "check_length",
+    "cpu_choice",
     "decoder_layers",
     "embed",
     "embedding_table",
@@ -70,16 +76,20 @@ __all__ = [
     "input_device",
     "input_scale",
     "is_checkpointed",
+    "is_here",
     "is_quantised",
+    "lasting_name",
     "load_backbone",
     "load_with_attention",
-    "merge_adapters",
+    "locate",
     "lora_targets",
+    "merge_adapters",
     "new_cache",
     "position_table",
     "check_first_layers",
     "run",
     "sampled",
+    "suit_cpu",
     "takes_position_ids",
     "tensors",
 ]

@@ -1,4 +1,4 @@
-"""A causal LM from a name, a folder or an object, with an attention that runs here."""
+"""A causal LM from a name, a folder, a file or an object, with an attention that runs here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from transformers.utils import logging
 
 from hmt.backbone.aligned import align
 from hmt.backbone.checks import check_backbone
+from hmt.backbone.on_cpu import suit_cpu
 from hmt.backbone.run import body, embedding_table, run
+from hmt.backbone.sources import is_here, lasting_name, locate
 
 logger = logging.get_logger(__name__)
 
@@ -20,7 +22,10 @@ T = TypeVar("T")
 
 
 def load_backbone(source: str | PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-    """A causal LM from a hub id, a folder or a model object; ValueError when it cannot be wrapped.
+    """A causal LM from what `locate` takes or a model object; ValueError when it cannot be wrapped.
+
+    Where `kwargs` leave precision and attention open, a CPU gets what is fastest on it (`suit_cpu`). What is
+    found on this machine is named (`name_or_path`) so that it is found again from any folder.
 
     Its weights are aligned (`hmt.backbone.aligned`), those of an object too: the same parameters, moved.
     """
@@ -31,10 +36,14 @@ def load_backbone(source: str | PreTrainedModel, **kwargs: Any) -> PreTrainedMod
             )
         backbone = source
     elif isinstance(source, str) or hasattr(source, "__fspath__"):
-        backbone = load_with_attention(partial(AutoModelForCausalLM.from_pretrained, source), kwargs)
+        backbone = load_with_attention(partial(AutoModelForCausalLM.from_pretrained, locate(source)), kwargs)
+        suit_cpu(backbone, kwargs)
+        if is_here(source):
+            backbone.name_or_path = backbone.config.name_or_path = lasting_name(source)
     else:
         raise ValueError(
-            f"a backbone is a hub id, a folder or a PreTrainedModel, not {type(source).__name__}"
+            "a backbone is a hub id, a folder, a GGUF file, the short name of a package or a "
+            f"PreTrainedModel, not {type(source).__name__}"
         )
     check_backbone(backbone)
     _keep_weights(backbone)

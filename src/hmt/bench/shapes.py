@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from hmt.backbone import load_backbone
+from hmt.backbone import is_here, load_backbone, locate
 from hmt.bench.settings import Settings
 from hmt.systems import load_model, of_type, register
 from hmt.util.devices import find_device
@@ -139,11 +138,11 @@ def _random(settings: Settings, kwargs: dict[str, Any]) -> PreTrainedModel:
 
 
 def _trained(path: str, kwargs: dict[str, Any]) -> PreTrainedModel:
-    if not Path(path).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
+    if not is_here(path) and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
         raise ValueError(f"--backbone {path} is not there; name the folder of a model, or a hub id")
     register()
     try:
-        if of_type(AutoConfig.from_pretrained(path).model_type):
+        if of_type(AutoConfig.from_pretrained(locate(path)).model_type):
             return load_model(path, **kwargs).backbone
         return load_backbone(path, **kwargs)
     except OSError as error:

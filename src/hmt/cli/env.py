@@ -13,8 +13,12 @@ def command(
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
 ) -> None:
-    """Show versions, cores, memory and accelerators."""
+    """Show versions, cores, memory and accelerators, and what a backbone is run in here."""
     facts = collect()
+    if "torch_error" not in facts and facts["transformers"] is not None:
+        from hmt.backbone.on_cpu import chosen_facts
+
+        facts |= chosen_facts()
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -41,6 +45,10 @@ def print_facts(title: str, facts: dict[str, str]) -> None:
 def _readable(name: str, value: Any) -> str:
     if name == "devices":
         return "\n".join(_describe(device) for device in value) or "none (CPU only)"
+    if name == "environment":
+        return "\n".join(f"{key}={text}" for key, text in value.items()) or "nothing set"
+    if name.startswith("backbone") and value is None:
+        return "as transformers chooses"
     if value is None:
         return "not installed" if name in ("hmt", *PACKAGES) else "none"
     if name.startswith("memory"):

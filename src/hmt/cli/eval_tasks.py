@@ -171,14 +171,13 @@ def _baselines(text: str) -> list[str]:
 
 def _open_backbone(path: str, device: Any) -> Any:
     """A plain causal LM. ValueError when there is none, or it has a memory."""
-    from transformers import AutoModelForCausalLM
-
+    from hmt.backbone import load_backbone
     from hmt.systems import load_config, of_type
 
     if of_type(load_config(path).model_type):
         raise ValueError(f"--backbone {path} is a model with memory; name the backbone beneath it")
     with library_bars():
-        return AutoModelForCausalLM.from_pretrained(path).eval().to(device)
+        return load_backbone(path).eval().to(device)
 
 
 def show(results: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from hmt.cli.options import DeviceOption, ModelArgument, options, takes
 from hmt.cli.read import open_model
+from hmt.data.chat import prompt_ids
 from hmt.data.files import lone_surrogate, read_text
 from hmt.util.files import output_file, save_or_keep
 
@@ -69,6 +70,15 @@ def command(
         str | None, typer.Option(help="Write the memory with prompt and answer read into it.", metavar="OUT")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, if it is there.")] = False,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--raw",
+            help="Ask by the tokenizer's chat template, or continue the text as it is. Default: ask where "
+            "there is a template.",
+            show_default=False,
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens to write.", min=1)] = 128,
     sampling: dict[str, Any],
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
@@ -88,7 +98,8 @@ def command(
     inputs = [] if memory is None else [memory]
     claim = nullcontext() if save_memory is None else output_file(save_memory, "memory file", inputs, taken)
     with claim:
-        kept = _write(model, prompt, memory, save_memory is not None, max_new_tokens, chosen, seed, device)
+        keep = save_memory is not None
+        kept = _write(model, prompt, chat, memory, keep, max_new_tokens, chosen, seed, device)
         if save_memory is not None:
             save_or_keep(save_memory, kept.save)
             typer.echo(f"saved {save_memory}: {int(kept.tokens_read.max()):,} tokens read", err=True)
@@ -97,6 +108,7 @@ def command(
 def _write(
     model: str,
     prompt: str,
+    chat: bool | None,
     memory: str | None,
     keep: bool,
     max_new_tokens: int,
@@ -115,12 +127,13 @@ def _write(
     if past is not None and past.batch_size != 1:
         raise ValueError(f"{memory} holds {past.batch_size} streams; generate continues a single one")
     # within a text there is no second beginning, so a prompt on top of a memory gets no BOS token
-    ids = tokenizer(prompt, add_special_tokens=past is None, return_tensors="pt").input_ids.to(writer.device)
-    if ids.shape[1] == 0:
+    asked = prompt_ids(tokenizer, prompt, chat=chat, start=past is None)
+    if not asked:
         raise ValueError("the tokenizer makes no tokens of this prompt")
+    ids = torch.tensor([asked], device=writer.device)
     torch.manual_seed(seed)
     output = writer.generate(
-        ids.long(),
+        ids,
         attention_mask=torch.ones_like(ids),
         past_key_values=past,
         max_new_tokens=max_new_tokens,

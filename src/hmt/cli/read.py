@@ -197,12 +197,13 @@ def _encode(tokenizer, context: str, text: str) -> list[int]:
 
 
 def open_model(path: str, device: str | None = None) -> tuple[Any, Any]:
-    """Model and tokenizer from a folder or hub id, on `device`. ValueError when there is no such thing."""
+    """Model and tokenizer of what `hmt.backbone.locate` takes, on `device`. ValueError if there is none."""
+    from hmt.backbone import is_here
     from hmt.systems import load_config, load_model, load_tokenizer
     from hmt.util.devices import find_device
 
     place = find_device(device)
-    if not Path(path).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
+    if not is_here(path) and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
         raise ValueError(f"{path} is not there; name the folder of a model, or a hub id such as org/name")
     load_config(path)
     try:

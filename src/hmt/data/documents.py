@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hmt.data.cache import cache_directory, digest
 from hmt.data.files import (
     COMPRESSED,
     RECORDS,
@@ -28,6 +27,7 @@ from hmt.data.files import (
     record_text,
     text_pieces,
 )
+from hmt.util.cache import cache_directory, digest
 from hmt.util.files import is_url, size_of, version_of
 
 if TYPE_CHECKING:

@@ -141,9 +141,10 @@ class BackboneWrapper(StreamingLM):
         """Give a causal LM a (still untrained) memory.
 
         Args:
-            source: hub id, folder, or a loaded `PreTrainedModel` (which is wrapped, not copied).
+            source: hub id, folder, GGUF file, short name of a package (`hmt.backbone.PACKAGED`), or a loaded
+                `PreTrainedModel` (which is wrapped, not copied).
             backbone_kwargs: passed to `AutoModelForCausalLM.from_pretrained` (dtype, device_map, revision,
-                ...).
+                ...). Left open, precision and attention on a CPU are those of `hmt.backbone.cpu_choice`.
             fields: fields of the system's config, such as `segment_length`.
         ValueError for a backbone that cannot be wrapped, by this system or by any, and for wrong fields.
         """
@@ -151,8 +152,7 @@ class BackboneWrapper(StreamingLM):
         name = backbone.name_or_path or (str(source) if not isinstance(source, PreTrainedModel) else "")
         fields.setdefault("base_model_name_or_path", name or None)
         if name := fields["base_model_name_or_path"]:
-            # it must be found from any folder
-            fields["base_model_name_or_path"] = str(Path(name).resolve()) if Path(name).is_dir() else name
+            fields["base_model_name_or_path"] = bb.lasting_name(name)
             fields["base_model_fingerprint"] = str(backbone_print(backbone))
         fields.setdefault("base_model_revision", (backbone_kwargs or {}).get("revision"))
         config = cls.config_class(text_config=backbone.config, **fields)
@@ -355,6 +355,7 @@ class BackboneWrapper(StreamingLM):
             load = partial(super().from_pretrained, pretrained_model_name_or_path, *args, config=config)
             loaded = bb.load_with_attention(load, kwargs)
             model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info a pair
+            bb.suit_cpu(model.backbone, {"dtype": model.dtype} | kwargs)  # the precision is the checkpoint's
             bb.align(model)
             model.check_wrapped()
             return loaded
@@ -424,7 +425,7 @@ def _load_base(folder: Any, config: MemoryConfig, given: Any, options: dict[str,
         options = options | {"revision": config.base_model_revision}
     try:
         backbone = bb.load_backbone(source, **options)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{folder} holds only the memory; its backbone {source!r} could not be loaded, say where it is "
             f"with from_pretrained(..., backbone=...): {error}"

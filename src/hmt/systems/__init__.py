@@ -6,10 +6,8 @@ A folder holds `__init__.py` with a `SYSTEM` (see `registry`), `config.py`, `mod
 from __future__ import annotations
 
 import pkgutil
-import re
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from hmt.systems.registry import System
@@ -78,42 +76,54 @@ def of_type(model_type: str) -> System | None:
 
 
 def load_config(path: Any) -> Any:
-    """The configuration of the model in a folder or on the hub. ValueError where there is none."""
+    """The configuration of what is in `path`, as in `hmt.backbone.locate`. ValueError where there is none."""
     register()
     from transformers import AutoConfig
 
-    if not Path(path).is_dir() and not re.fullmatch(r"([\w-][\w.-]*/)?[\w.-]+", str(path)):
-        raise ValueError(f"{path} is not there; name the folder of a model, or a hub id such as org/name")
+    from hmt.backbone import locate
+
+    place = locate(path)
     try:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(place)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is no folder with a model, nor one on the hub: {reason}") from error
 
 
 def load_model(path: Any, **kwargs: Any) -> Any:
-    """A trained system from a folder or hub id, in eval mode; ValueError when it is a plain backbone."""
+    """A trained system, from what `hmt.backbone.locate` takes, in eval mode.
+
+    ValueError when it is a plain backbone.
+    """
     register()
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(path)
+    from hmt.backbone import locate
+
+    place = locate(path)
+    config = AutoConfig.from_pretrained(place)
     if of_type(config.model_type) is None:
         raise ValueError(
             f"{path} holds a plain {config.model_type} model without memory; "
             "train one on it with `hmt train`, or wrap it with HMTForCausalLM.from_backbone"
         )
-    return AutoModelForCausalLM.from_pretrained(path, **kwargs).eval()
+    return AutoModelForCausalLM.from_pretrained(place, **kwargs).eval()
 
 
 def load_tokenizer(path: Any, base: str | None = None) -> Any:
-    """The tokenizer of a folder or hub id, or else of the backbone `base`; ValueError when there is none."""
+    """The tokenizer of `path`, or else of the backbone `base`, each as in `hmt.backbone.locate`.
+
+    ValueError when there is none.
+    """
     from transformers import AutoTokenizer
 
-    if not Path(path).exists() and str(path).startswith((".", "/", "~")):
-        raise ValueError(f"there is no model folder {path}")
+    from hmt.backbone import locate
+
+    if path:
+        locate(path)  # what is wrong with a name says more than that there is no tokenizer
     for place in filter(None, (path, base)):
         try:
-            return AutoTokenizer.from_pretrained(place)
+            return AutoTokenizer.from_pretrained(locate(place))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     raise ValueError(

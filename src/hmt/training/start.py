@@ -24,6 +24,7 @@ def open_for_training(
     """A model with memory: the one in `source`, or a new one around the backbone in `source`.
 
     Args:
+        source: as in `hmt.backbone.locate`.
         system: one of `hmt.systems.names()`, None for `DEFAULT_SYSTEM`; only for a new model.
         fields: fields of its config, also by the names in the config's `option_names`; entries that are None
             are left out.
@@ -37,6 +38,7 @@ def open_for_training(
     import torch
     from transformers import AutoConfig, set_seed
 
+    from hmt.backbone import locate
     from hmt.systems import get, load_model, of_type, register
 
     register()
@@ -44,7 +46,7 @@ def open_for_training(
     options: dict[str, Any] = {} if attn is None else {"attn_implementation": attn}
     options["dtype"] = "auto" if recipe.bf16 and recipe.tuning != "full" else torch.float32
     try:
-        if of_type(AutoConfig.from_pretrained(source).model_type):
+        if of_type(AutoConfig.from_pretrained(locate(source)).model_type):
             if given := sorted([*fields, *(["system"] if system else [])]):
                 raise ValueError(
                     f"{source} has a memory already: {_listed(given)} cannot change it; leave them out"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from hmt.backbone import locate
 from hmt.evaluation.readers.base import Reader
 from hmt.evaluation.readers.budget import BASELINES, baseline, parse_bytes
 from hmt.evaluation.readers.memory import MemoryReader
@@ -33,7 +34,7 @@ def open_reader(
     options = {} if dtype is None else {"dtype": dtype}
     try:
         load = load_model if kind == "memory" else AutoModelForCausalLM.from_pretrained
-        model = load(path, **options).eval().to(place)
+        model = load(locate(path), **options).eval().to(place)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is no folder with a model, nor one on the hub: {reason}") from error
