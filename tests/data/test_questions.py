@@ -12,6 +12,7 @@ from hmt.data.questions import (
     ask_document,
     cloze_questions,
     hide_facts,
+    in_tokens,
     natural_questions,
     question_samples,
     read_supported,
@@ -121,6 +122,7 @@ def test_neighbours_and_rewording(make_words):
     vectors[4, 7] = 0.3  # less like a ship than the vessel is
     table = word_neighbours(vectors, tokenizer)
     assert table == {"ship": ["vessel"], "vessel": ["ship", "ships"], "ships": ["vessel"]}
+    assert word_neighbours(torch.eye(4), make_words(["12", "A"])) == {}
     asked = "Where is the ship with a vessel, Ship?"
     assert reword(asked, table, random.Random(0), 0.0) == asked
     other = reword(asked, {"ship": ["boat"]}, random.Random(0), 1.0)
@@ -130,9 +132,9 @@ def test_neighbours_and_rewording(make_words):
 def test_evidence_in_tokens():
     question = Question("?", "b", "cloze", (Span(2, 5), Span(6, 7)))
     offsets = [(0, 1), (1, 3), (3, 5), (5, 6), (6, 7)]
-    assert question.in_tokens(offsets).evidence == (Span(1, 3), Span(4, 5))
+    assert in_tokens([question], offsets)[0].evidence == (Span(1, 3), Span(4, 5))
     with pytest.raises(ValueError, match="offsets"):
-        replace(question, evidence=(Span(8, 9),)).in_tokens(offsets)
+        in_tokens([replace(question, evidence=(Span(8, 9),))], offsets)
 
 
 def test_samples(make_words):
@@ -140,7 +142,7 @@ def test_samples(make_words):
     tokenizer = make_words(vocabulary)
     encoded = tokenizer(TEXT, return_offsets_mapping=True)
     ids = encoded["input_ids"]
-    asked = [q.in_tokens(encoded["offset_mapping"]) for q in natural_questions(TEXT, random.Random(0))]
+    asked = in_tokens(natural_questions(TEXT, random.Random(0)), encoded["offset_mapping"])
     options = {"tokenizer": tokenizer, "segment_length": 30, "hard": 2}
     samples = list(question_samples(ids, asked, rng=random.Random(0), **options))
     assert samples == list(question_samples(ids, asked, rng=random.Random(0), **options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from hmt.data.questions.text import Span
@@ -29,18 +29,24 @@ class Question:
     evidence: tuple[Span, ...]
     document: int = 0
 
-    def in_tokens(self, offsets: Sequence[tuple[int, int]]) -> Question:
-        """The same question with its evidence in tokens; `offsets` are the characters [start, end) of each
-        token, as a fast tokenizer gives them with `return_offsets_mapping`. ValueError if a span holds no
-        token."""
-        starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
+
+def in_tokens(questions: Iterable[Question], offsets: Sequence[tuple[int, int]]) -> list[Question]:
+    """The same questions with their evidence in tokens.
+
+    `offsets` are the characters [start, end) of each token of their document, as a fast tokenizer gives them
+    with `return_offsets_mapping`. ValueError if a span holds no token.
+    """
+    starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
+    moved = []
+    for question in questions:
         spans = []
-        for span in self.evidence:
+        for span in question.evidence:
             first, last = bisect_right(ends, span.start), bisect_left(starts, span.end)
             if first >= last:
                 raise ValueError(
-                    f"No token lies in the characters {span.start} to {span.end}: give the "
-                    "offsets of the text that the question was made from."
+                    f"No token lies in the characters {span.start} to {span.end}: give the offsets of the "
+                    "text that the questions were made from."
                 )
             spans.append(Span(first, last))
-        return replace(self, evidence=tuple(spans))
+        moved.append(replace(question, evidence=tuple(spans)))
+    return moved

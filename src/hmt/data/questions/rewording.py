@@ -32,14 +32,19 @@ def word_neighbours(
 
     Args:
         embeddings: [V, d], the input embeddings of the tokenizer's model.
+        tokenizer: one that keeps the space before a word in its token (byte-level, as of GPT-2 and Llama 3).
         similarity: the least cosine, of embeddings whose mean was taken off.
     """
     import torch
 
-    decoded = [str(tokenizer.decode([token])) for token in range(len(embeddings))]
-    # Tokenizers differ in whether the beginning of a word is decoded with a space.
-    tokens = {text.strip(): token for token, text in enumerate(decoded) if re.fullmatch(r" ?[a-z]{4,}", text)}
-    vocabulary = [word for word in tokens if is_content(word)]
+    decoded = {str(tokenizer.decode([token])).strip() for token in range(len(embeddings))}
+    candidates = sorted(word for word in decoded if re.fullmatch("[a-z]{4,}", word) and is_content(word))
+    # Only what is one token behind a space is a word; pieces from inside words look the same when decoded.
+    if not candidates:
+        return {}
+    encoded = tokenizer([f" {word}" for word in candidates], add_special_tokens=False)["input_ids"]
+    tokens = {word: ids[0] for word, ids in zip(candidates, encoded, strict=True) if len(ids) == 1}
+    vocabulary = list(tokens)
     if not vocabulary:
         return {}
     vectors = embeddings[[tokens[word] for word in vocabulary]].detach().float()

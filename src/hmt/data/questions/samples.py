@@ -76,7 +76,7 @@ def question_samples(
 
     Args:
         ids: tokens of the document [T].
-        questions: about that document, their evidence in tokens (`Question.in_tokens`).
+        questions: about that document, their evidence in tokens (`in_tokens`).
         hard: other segments for every sample; fewer where the document has fewer.
         per_segment: at most so many samples of one segment, chosen at random but questions of rare kinds
         first. longest: tokens of a question; longer ones are left out.
