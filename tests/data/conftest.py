@@ -49,3 +49,18 @@ def make_tokenizer():
 @pytest.fixture
 def tokenizer(make_tokenizer):
     return make_tokenizer()
+
+
+@pytest.fixture
+def make_words():
+    """Builds a fast tokenizer of the given words, cut at white space: ids from 2 on, unknown 1, padding 0."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    def make(words):
+        vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", *words])}
+        backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
+
+    return make

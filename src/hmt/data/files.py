@@ -178,13 +178,7 @@ def read_records(
     from 1. ValueError where the text is missing, empty, not a string, or no text in Unicode.
     """
     kind = file_kind(path)
-    if kind == ".parquet":
-        records = _parquet_records(path, text_field)
-    elif kind in JSON_LINES:
-        records = _json_lines(path, encoding, errors)
-    else:
-        records = _json_records(path, encoding, errors)
-    for number, record, share, source in records:
+    for number, record, share, source in raw_records(path, text_field, encoding, errors):
         where = f"{path}:{number}"
         text = record_text(record, text_field, where)
         if not text.strip():
@@ -196,6 +190,17 @@ def read_records(
                 line = number if kind in JSON_LINES else place.line
                 raise _half(f"{path}:{line}:{place.column}", part[at])
         yield _whole(name), _whole(text), share
+
+
+def raw_records(
+    path: Path | str, text_field: str = "text", encoding: str = "utf-8", errors: str = "strict"
+) -> _Records:
+    """(number, record, share of the file read so far, its source text) of every record, whatever its fields;
+    of a .parquet file only `text_field` and what names a record."""
+    kind = file_kind(path)
+    if kind == ".parquet":
+        return _parquet_records(path, text_field)
+    return (_json_lines if kind in JSON_LINES else _json_records)(path, encoding, errors)
 
 
 def _whole(text: str) -> str:
