@@ -67,13 +67,13 @@ def test_questions_that_cannot_be_put():
 
 def build(**fields) -> HMTForCausalLM:
     torch.manual_seed(0)
-    fields = {
+    usual = {
         "passages": 1,
         "recall_query": "previous",
         "write_prompt": "alone",
         "sensory_length": 6,
-    } | fields
-    return HMTForCausalLM.from_backbone(tiny_backbone("llama"), segment_length=8, **fields).eval()
+    }
+    return HMTForCausalLM.from_backbone(tiny_backbone("llama"), segment_length=8, **usual | fields).eval()
 
 
 def test_a_memory_is_asked_and_stays_as_it_is():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # of models without a chat template
 _QUESTION, _HEADER = "Question: {}\n", "Answer:"
 # what may stand before a user's turn, tried in this order: not every template takes every one of them
-_BEFORE = (
+_BEFORE: tuple[list[dict[str, str]], ...] = (
     [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
     [{"role": "system", "content": "a"}],
     [],
