@@ -13,7 +13,7 @@ from hmt.asking.found import Found
 from hmt.asking.places import Document, Places
 from hmt.asking.reading import Progress, read_documents
 from hmt.data.documents import named_texts
-from hmt.data.files import lone_surrogate
+from hmt.model.asking import answer_header, ask_memory, check_question, question_ids
 from hmt.util.files import is_kind, local_path
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Books:
     ):
         if memory.batch_size != 1:
             raise ValueError(f"the memory holds {memory.batch_size} streams, and one is asked at a time")
-        _check(model)
+        check_question(model, [])
         self.model, self.tokenizer = model, tokenizer
         self.memory = model.flush(memory)
         self.documents, self._places = list(documents), places or Places()
@@ -73,6 +73,7 @@ class Books:
         model: Any = MODEL,
         tokenizer: Any = None,
         *,
+        asking: str | None = None,
         progress: Progress | None = None,
         **text: Any,
     ) -> Books:
@@ -83,11 +84,12 @@ class Books:
                 or a memory file, or a `Memory`.
             model: a model with memory, or what `hmt.load_model` takes.
             tokenizer: of a model that is given as an object, if its folder or backbone has none.
+            asking: a question to come, which is checked before anything is read.
             progress: called as progress(tokens read, of so many or None).
             text: `text_field`, `encoding`, `errors` of `load_documents`.
 
-        ValueError for what cannot be read or holds no text, for another model's memory, and for a model that
-        keeps no passages.
+        ValueError for what cannot be read or holds no text, for another model's memory, for a model that
+        keeps no passages, and for a question that cannot be asked.
         """
         from hmt.memory.memory import Memory
 
@@ -103,7 +105,7 @@ class Books:
         if given:
             memory = given[0] if isinstance(given[0], Memory) else Memory.load(given[0], model=model)
             return cls(model, tokenizer, memory)
-        _check(model)  # before a book is read
+        check_question(model, [] if asking is None else question_ids(tokenizer, asking))
         reading = read_documents(model, tokenizer, texts, progress)
         assert reading.memory is not None
         together = [document for source in texts for document in source]
@@ -130,8 +132,6 @@ class Books:
         """
         import torch
 
-        from hmt.model.asking import answer_header
-
         asked, passages = self._asked(question, top)
         header = torch.tensor([answer_header(self.tokenizer)], device=self.model.input_device)
         if not generation.get("do_sample"):  # None silences settings of the model that only sampling reads
@@ -152,11 +152,7 @@ class Books:
         return self._asked(text, top)[1]
 
     def _asked(self, question: str, top: int) -> tuple[Memory, list[Found]]:
-        from hmt.model.asking import ask, question_ids
-
-        if (at := lone_surrogate(question)) is not None:
-            raise ValueError(f"the question is not text: its character {at + 1} is {question[at]!r}")
-        asked = ask(self.model, self.memory, question_ids(self.tokenizer, question))
+        asked = ask_memory(self.model, self.memory, question_ids(self.tokenizer, question))
         passages = self.model.recalled(asked, top)[0]
         spans = {} if self.documents else dict(self._spans())
         return asked, [self._found(passage, spans) for passage in passages]
@@ -207,12 +203,12 @@ def ask(source: Any, question: str, model: Any = MODEL, tokenizer: Any = None, *
 
     A model that is given by name is loaded at every call: for several questions use `hmt.Books.open`.
     """
-    return Books.open(source, model, tokenizer).ask(question, **options)
+    return Books.open(source, model, tokenizer, asking=question).ask(question, **options)
 
 
 def recall(source: Any, text: str, model: Any = MODEL, tokenizer: Any = None, top: int = 4) -> list[Found]:
     """What `model` recalls of `source` for a text, by weight; see `Books.open` and `Books.recall`."""
-    return Books.open(source, model, tokenizer).recall(text, top)
+    return Books.open(source, model, tokenizer, asking=text).recall(text, top)
 
 
 def _documents(path: Source, text: dict[str, Any]) -> list[Document]:
@@ -222,14 +218,6 @@ def _documents(path: Source, text: dict[str, Any]) -> list[Document]:
 def _is_memory_file(path: Source) -> bool:
     local = None if str(path) == "-" else local_path(path)
     return local is not None and Path(local).is_file() and is_kind(path, "memory file")
-
-
-def _check(model: Any) -> None:
-    """ValueError for a model that cannot be asked."""
-    try:
-        model.flush(model.new_memory(1))
-    except ValueError as error:
-        raise ValueError(f"this model keeps no passages and cannot be asked: {error}") from None
 
 
 def _opened(model: Any, tokenizer: Any) -> tuple[Any, Any]:

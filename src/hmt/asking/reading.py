@@ -154,6 +154,8 @@ def _steps(
         tell = None if progress is None else partial(_further, progress, tokens, total)
         memory = model.read(ids, memory=memory, chunk=_CHUNK, progress=tell)
         here, tokens = here.then(begins, length), tokens + len(ids)
+        if progress is not None:
+            progress(tokens, total)  # the last tokens are no whole segment
         yield Reading(memory, Places((*before, here)))
     if memory is None:
         raise ValueError(f"the tokenizer makes no tokens of {documents[index].name}")

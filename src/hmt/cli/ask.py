@@ -54,7 +54,7 @@ def command(
     """
     chosen = sampling_options(**sampling) or sampling_options(greedy=True)
     sources, question = split(words)
-    books = open_books(sources, model, device, text)
+    books = open_books(sources, None if question == "-" else question, model, device, text)
     import torch
     from transformers import TextStreamer
 
@@ -86,7 +86,9 @@ def split(words: list[str]) -> tuple[list[str], str]:
     return sources, question
 
 
-def open_books(sources: list[str], model: str, device: str | None, text: dict[str, Any]) -> Any:
+def open_books(
+    sources: list[str], question: str | None, model: str, device: str | None, text: dict[str, Any]
+) -> Any:
     """What a model has read, or reads now, with progress; see `Books.open`."""
     from hmt.asking import Books
 
@@ -99,7 +101,7 @@ def open_books(sources: list[str], model: str, device: str | None, text: dict[st
         reading[0].of(tokens, total)
 
     try:
-        books = Books.open(sources, reader, tokenizer, progress=progress, **text)
+        books = Books.open(sources, reader, tokenizer, asking=question, progress=progress, **text)
     except KeyboardInterrupt as error:
         kept = "; ".join(getattr(error, "__notes__", []))
         raise Stopped(

@@ -34,7 +34,7 @@ def command(
     They are those of `hmt ask` for the same words.
     """
     sources, question = split(words)
-    found = open_books(sources, model, device, text).recall(question, top)
+    found = open_books(sources, question, model, device, text).recall(question, top)
     if as_json:
         facts = {"question": question, "passages": [passage.facts() for passage in found]}
         typer.echo(json.dumps(facts, indent=2))

@@ -34,6 +34,11 @@ def question_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]
     ValueError for a question without text, and for a template that refuses it.
     """
     question = question.strip()
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        at = error.start
+        raise ValueError(f"the question is not text: its character {at + 1} is {question[at]!r}") from None
     if not question:
         raise ValueError("the question is empty; ask something")
     text = _QUESTION.format(question)
@@ -53,25 +58,32 @@ def answer_header(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return tokenizer(text or _HEADER, add_special_tokens=False).input_ids
 
 
-def longest_question(model: Any) -> int:
-    """Most tokens of a question: it is one segment, and all of it stands before the answer."""
-    return min(model.segment_length, model.tokens_before)
+def check_question(model: Any, question: list[int]) -> None:
+    """ValueError for a question that a model cannot be asked.
 
-
-def ask(model: Any, memory: Memory, question: list[int]) -> Memory:
-    """The memory of one stream with a question read as a segment of its own; `memory` stays as it is.
-
-    `model.recalled` then says what is recalled for the question, and `model.generate` answers it, with
-    `answer_header` as its prompt. ValueError for a question that is too long, and for a model that cannot
-    close a segment early.
+    It is one segment, and all of it stands before the answer; so the model must be able to close a segment
+    early, and the question must not be longer than what stands there.
     """
-    flushed, most = model.flush(memory), longest_question(model)
+    try:
+        model.flush(model.new_memory(1))
+    except ValueError as error:
+        raise ValueError(f"this model keeps no passages and cannot be asked: {error}") from None
+    most = min(model.segment_length, model.tokens_before)
     if len(question) > most:
         raise ValueError(
             f"the question has {len(question)} tokens with the marks of its turn, and {most} are the most "
             "that stand before an answer of this model; ask a shorter one"
         )
-    return model.flush(model.read(question, memory=flushed))
+
+
+def ask_memory(model: Any, memory: Memory, question: list[int]) -> Memory:
+    """The memory of one stream with a question read as a segment of its own; `memory` stays as it is.
+
+    `model.recalled` then says what is recalled for the question, and `model.generate` answers it, with
+    `answer_header` as its prompt. ValueError as of `check_question`.
+    """
+    check_question(model, question)
+    return model.flush(model.read(question, memory=model.flush(memory)))
 
 
 def _turn(tokenizer: PreTrainedTokenizerBase, message: dict[str, str]) -> str:
