@@ -24,8 +24,11 @@ _PUBLIC = {
     "Memory": "hmt.memory.memory",
     "MemoryState": "hmt.memory.state",
     "BackboneMemory": "hmt.model.base",
+    "Books": "hmt.asking",
     "StreamingLM": "hmt.model.streaming",
+    "ask": "hmt.asking",
     "load_model": "hmt.systems",
+    "recall": "hmt.asking",
     "register": "hmt.systems",
 }
 

@@ -31,6 +31,8 @@ from .models import TEXT, make_tokenizer, save_model
 BASE = {
     "read": "model book.txt --memory new.hmt --overwrite --limit 40 --device cpu",
     "generate": "model --prompt The --max-new-tokens 2 --device cpu",
+    "ask": "book.txt whale --model asked --max-new-tokens 2 --device cpu",
+    "recall": "book.txt whale --model asked --device cpu",
     "memory info": "book.hmt",
     "eval": "model --data docs.jsonl --output results --overwrite --baselines sensory --limit 1 "
     "--history 0,1 --set text.max_targets=2 --device cpu",
@@ -164,6 +166,9 @@ SETS += [
     "text.skip=-1",
 ]
 
+# a model that can be asked
+ASKED = {"segment_length": 48, "sensory_length": 48, "recall_query": "previous", "passages": 1}
+
 SECONDS = 1.0  # that a case may take; then it is stopped as with Ctrl-C
 _MEMORY = 3 * 2**30  # bytes that a case may ask for
 
@@ -196,6 +201,7 @@ def prepare(folder: Path) -> None:
     model = save_model(folder / "model", HMTForCausalLM, tokenizer, memory_size=5)
     model.backbone.save_pretrained(folder / "backbone")
     tokenizer.save_pretrained(folder / "backbone")
+    save_model(folder / "asked", HMTForCausalLM, tokenizer, **ASKED)
     (folder / "book.txt").write_text(TEXT[:600], encoding="utf-8")
     (folder / "latin.txt").write_bytes("Ça va?".encode("latin-1"))
     (folder / "empty.txt").write_bytes(b"")

@@ -42,7 +42,8 @@ def save_model(folder, kind, tokenizer, seed=0, **fields):
         initializer_range=0.3,
         eos_token_id=1,
     )
-    model = kind.from_backbone(LlamaForCausalLM(config).eval(), segment_length=16, sensory_length=3, **fields)
+    fields = {"segment_length": 16, "sensory_length": 3} | fields
+    model = kind.from_backbone(LlamaForCausalLM(config).eval(), **fields)
     model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

@@ -9,7 +9,9 @@ from . import fuzzing
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz")
-    fuzzing.prepare(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HMT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        fuzzing.prepare(path)
     return path
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from hmt import Memory, load_model
 from hmt.cli import read
 from hmt.cli.progress import TokenProgress
-from hmt.data import document_pieces
+from hmt.data import document_pieces, token_pieces
 from hmt.util.environment import peak_memory
 
 from .models import TEXT, make_tokenizer
@@ -41,20 +41,20 @@ def test_pieces_equal_the_whole(hmt, folders, monkeypatch, piece):
 @pytest.mark.parametrize("size", [1, 7, 50, 400])
 @pytest.mark.parametrize("bos", [True, False])
 def test_ids_of_pieces_are_those_of_the_whole_text(monkeypatch, size, bos):
-    monkeypatch.setattr(read, "_PIECE", 50)
+    monkeypatch.setattr(token_pieces, "_LONGEST", 200)
     tokenizer = make_tokenizer(bos=bos)
     pieces = [(TEXT[i : i + size], None) for i in range(0, len(TEXT), size)]
-    found = [i for ids, _ in read.token_pieces(tokenizer, iter(pieces), start=True) for i in ids]
+    found = [i for ids, _ in token_pieces.token_pieces(tokenizer, iter(pieces), start=True) for i in ids]
     assert found == tokenizer(TEXT).input_ids
-    found = [i for ids, _ in read.token_pieces(tokenizer, iter(pieces), start=False) for i in ids]
+    found = [i for ids, _ in token_pieces.token_pieces(tokenizer, iter(pieces), start=False) for i in ids]
     assert found == tokenizer(TEXT, add_special_tokens=False).input_ids
 
 
 def test_text_without_words_is_cut_somewhere(monkeypatch):
-    monkeypatch.setattr(read, "_PIECE", 10)
+    monkeypatch.setattr(token_pieces, "_LONGEST", 40)
     tokenizer = make_tokenizer()
     pieces = [("東" * 10, None)] * 20
-    parts = [ids for ids, _ in read.token_pieces(tokenizer, iter(pieces), start=False)]
+    parts = [ids for ids, _ in token_pieces.token_pieces(tokenizer, iter(pieces), start=False)]
     assert len(parts) > 3 and tokenizer.decode(sum(parts, [])) == "東" * 200
 
 
@@ -165,7 +165,7 @@ def test_total_is_known_before_the_last_piece(folders, workplace, monkeypatch, l
     told = []
     monkeypatch.setattr(TokenProgress, "of", lambda self, tokens, total: told.append((tokens, total)))
     model, tokenizer = load_model(folders / "hmt"), AutoTokenizer.from_pretrained(folders / "hmt")
-    pieces = read.token_pieces(tokenizer, document_pieces("book.txt", size=4000), start=True)
+    pieces = token_pieces.token_pieces(tokenizer, document_pieces("book.txt", size=4000), start=True)
     done, _ = read.read_tokens(model, pieces, read.SoFar(), limit)
     number = int(done.memory.tokens_read)
     assert number == done.tokens

@@ -43,6 +43,15 @@ COMMANDS = {
         'hmt generate run --memory book.hmt --prompt "The captain"',
         'hmt generate run -m book.hmt -p "The captain" --temperature 0.8 --top-p 0.9 --save-memory next.hmt',
     ],
+    "ask": [
+        'hmt ask book.txt "Who is the captain of the ship?"',
+        'hmt ask volume1.txt volume2.txt "Where was the treaty signed?" --top 8 --json',
+        "hmt ask book.txt -",
+    ],
+    "recall": [
+        'hmt recall book.txt "the captain of the ship"',
+        'hmt recall book.hmt "the captain of the ship" --model run --top 10 --json',
+    ],
     "memory": ["hmt memory info book.hmt", "hmt memory info book.hmt --json"],
     "eval": [
         "hmt eval run --data held-out/ --output results",

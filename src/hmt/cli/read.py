@@ -14,13 +14,12 @@ from hmt.cli.options import DeviceOption, ModelArgument, options, takes
 from hmt.cli.progress import TokenProgress, library_bars
 from hmt.cli.unfinished import Pieces, SoFar, Unfinished, steps
 from hmt.data.documents import document_pieces, load_documents
+from hmt.data.token_pieces import token_pieces
 from hmt.util.files import exists, output_file, save_or_keep, size_of
 from hmt.util.format import byte_text, plural
 from hmt.util.signals import Stopped
 
 _PIECE = 200_000  # bytes read and tokenized at a time
-# characters before a piece that the tokenizer sees too, so that it does not look like a beginning
-_CONTEXT = 64
 _STEP = 0.5  # seconds that a step of reading lasts at least, where it can
 
 
@@ -152,48 +151,6 @@ def command(
     segments, total = int(new.segments_read.max()), int(new.tokens_read.max())
     size = byte_text(size_of(memory))
     typer.echo(f"{memory}: {plural(segments, 'segment')}, {plural(total, 'token')}, {size}")
-
-
-def token_pieces(tokenizer, pieces, start: bool) -> Iterator[tuple[list[int], float | None]]:
-    """(text, fraction) pieces of a text as (ids, fraction); the ids together are those of the whole text.
-
-    Pieces are cut again between a letter or digit and white space, which no usual tokenizer joins in one
-    token, and each is tokenized together with the characters before it. Only a text without such a place for
-    a very long stretch is cut anywhere. start: begin with the BOS token, where the tokenizer adds one; an EOS
-    token is never added.
-    """
-    if (
-        start
-        and tokenizer.bos_token_id is not None
-        and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
-    ):
-        yield [tokenizer.bos_token_id], 0.0
-    context, text, fraction = "", "", None
-    for more, fraction in pieces:
-        text += more
-        cut = _last_word_end(text)
-        if cut == 0 and len(text) < 4 * _PIECE:
-            continue
-        cut = cut or len(text)
-        yield _encode(tokenizer, context, text[:cut]), fraction
-        context, text = text[:cut][-_CONTEXT:], text[cut:]
-    yield _encode(tokenizer, context, text), fraction
-
-
-def _last_word_end(text: str) -> int:
-    """Index of the last white space after a letter or digit, 0 where there is none."""
-    for index in range(len(text) - 1, 0, -1):
-        if text[index].isspace() and text[index - 1].isalnum():
-            return index
-    return 0
-
-
-def _encode(tokenizer, context: str, text: str) -> list[int]:
-    if not tokenizer.is_fast:  # knows no offsets
-        return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    coded = tokenizer(context + text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    pairs = zip(coded.input_ids, coded.offset_mapping, strict=True)
-    return [id for id, (begin, _) in pairs if begin >= len(context)]
 
 
 def open_model(path: str, device: str | None = None) -> tuple[Any, Any]:

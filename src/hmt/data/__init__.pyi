@@ -2,6 +2,7 @@ from .chat import prompt_ids as prompt_ids
 from .collate import SegmentCollator as SegmentCollator
 from .documents import document_pieces as document_pieces
 from .documents import load_documents as load_documents
+from .documents import named_texts as named_texts
 from .files import read_text as read_text
 from .key_value import KeyValueDataset as KeyValueDataset
 from .key_value import KeyValueTask as KeyValueTask

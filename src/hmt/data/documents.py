@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,7 +34,7 @@ from hmt.util.files import is_url, size_of, version_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["document_pieces", "load_documents", "read_text"]
+__all__ = ["document_pieces", "load_documents", "named_texts", "read_text"]
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,23 @@ def document_pieces(
     _tell_empty(files, empty, bool(between))
     if held:
         yield held, done
+
+
+def named_texts(
+    source: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    text_field: str = "text",
+    encoding: str = "utf-8",
+    errors: str = "strict",
+) -> Iterator[tuple[str, str]]:
+    """(name, text) of the documents of files, one after another, each whole.
+
+    Text files are named by their path, records as `load_documents` names them. Arguments and errors as there,
+    without the hub. Nothing is kept on disk.
+    """
+    check_encoding(encoding, errors)
+    for file, name, text in _texts(_all_files(source), text_field, encoding, errors):
+        yield name if file_kind(file.path) in RECORDS else file.path, text
 
 
 def _pieces_of(
@@ -286,15 +304,22 @@ def _features():
 def _read_documents(
     files: tuple[_File, ...], text_field: str, encoding: str, errors: str, limit: int | None
 ) -> Iterator[dict[str, str]]:
-    count, empty = 0, list[str]()
+    texts = _texts(files, text_field, encoding, errors)
+    for _, name, text in islice(texts, limit):
+        yield {"text": text, "name": name}
+
+
+def _texts(
+    files: Sequence[_File], text_field: str, encoding: str, errors: str
+) -> Iterator[tuple[_File, str, str]]:
+    """(file, name, text) of every document."""
+    found, empty = False, list[str]()
     for file in files:
         with _skipping(file, empty):
             for name, text in _read_file(file, text_field, encoding, errors):
-                yield {"text": text, "name": name}
-                count += 1
-                if count == limit:
-                    return
-    _tell_empty(files, empty, bool(count))
+                found = True
+                yield file, name, text
+    _tell_empty(files, empty, found)
 
 
 @contextmanager

@@ -332,6 +332,14 @@ class BackboneMemory(BackboneWrapper):
         """Raw tokens of what was read before that a segment is read with, at most."""
         return sum(part.width for part in self._laid_out(_FOREVER) if isinstance(part, Ids))
 
+    @property
+    def tokens_before(self) -> int:
+        """Raw tokens of the segment before that stand in front of a segment's own, at most."""
+        parts = self._laid_out(0)
+        first = next(index for index, part in enumerate(parts) if isinstance(part, Tokens))
+        before = parts[first - 1] if first else None
+        return before.width if isinstance(before, Ids) else 0
+
     def passes(self) -> list[int]:
         """Positions of the passes through the backbone that one segment takes."""
         return [self.segment_length + self.positions_around()]

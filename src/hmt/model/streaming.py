@@ -94,6 +94,11 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         """Raw tokens of what was read before that a segment is read with."""
         return 0
 
+    @property
+    def tokens_before(self) -> int:
+        """Raw tokens of the segment before that stand in front of a segment's own."""
+        return 0
+
     def passes(self) -> list[int]:
         """Positions of the passes that one segment takes."""
         return [self.segment_length]

@@ -151,6 +151,12 @@ def open_file(path: PathLike) -> Iterator[IO[bytes]]:
         yield file
 
 
+def is_kind(path: PathLike, kind: str) -> bool:
+    """Whether a file begins like one of `KINDS`. ValueError where there is no file."""
+    with open_file(path) as file:
+        return re.match(KINDS[kind], file.read(_HEAD), re.DOTALL) is not None
+
+
 # -- what may be written -------------------------------------------------------------------------------------
 
 
@@ -219,9 +225,7 @@ def _same(path: PathLike, source: PathLike) -> bool:
 def _check_kind(path: PathLike, kind: str | None) -> None:
     if kind is None or not exists(path):
         return
-    with open_file(path) as file:
-        head = file.read(_HEAD)
-    if head and not re.match(KINDS[kind], head, re.DOTALL):
+    if size_of(path) and not is_kind(path, kind):
         raise ValueError(f"{path} is there and is no {kind}, so it is not overwritten; name another file")
 
 

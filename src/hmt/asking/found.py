@@ -1,0 +1,82 @@
+"""What was recalled for a question: which segment, how much, and where it was read."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A passage that was recalled.
+
+    Attributes:
+        weight: of recall, 0 to 1; those of all segments sum to 1.
+        segment: which one of the memory, counted from 0.
+        text: what it says; None where the memory keeps no tokens.
+        file: the document it is from; None of a memory file, which names none.
+        tokens: from and to, in the document (of a memory file: in all that was read), counted from 0.
+        characters: the same in characters of the document; None where they are not known.
+        line: of the document that the passage begins in, counted from 1; None where it is not known.
+    """
+
+    weight: float
+    segment: int
+    text: str | None
+    file: str | None
+    tokens: tuple[int, int]
+    characters: tuple[int, int] | None = None
+    line: int | None = None
+
+    @property
+    def where(self) -> str:
+        """Such as: moby.txt:1203, tokens 51,200-51,455."""
+        span = f"tokens {self.tokens[0]:,}-{self.tokens[1] - 1:,}"
+        if self.file is None:
+            return span
+        return f"{self.file}:{self.line}, {span}" if self.line is not None else f"{self.file}, {span}"
+
+    def context(self, question: str, width: int = 160) -> str:
+        """About `width` characters of the text on one line, those that share most with the question.
+
+        Every different word of the question counts once, a longer one more, and less where it is frequent in
+        the passage.
+        """
+        text = " ".join((self.text or "").split())
+        words = [(found.start(), found.end(), found[0].casefold()) for found in _WORD.finditer(text)]
+        number = Counter(word for *_, word in words)
+        asked = {found[0].casefold() for found in _WORD.finditer(question)}
+        best, begin = -1.0, 0
+        for first, (start, _, word) in enumerate(words):
+            if best >= 0 and word not in asked:
+                continue  # a better place begins with a word of the question
+            shared = {later for _, end, later in words[first:] if end - start <= width and later in asked}
+            score = sum(len(later) / number[later] for later in shared)
+            if score > best:
+                best, begin = score, start
+        end = min(len(text), begin + width)
+        begin = max(0, min(begin - (width - _extent(words, asked, begin, end)) // 2, len(text) - width))
+        begin = _word_edge(text, begin)
+        end = _word_edge(text, min(len(text), begin + width))
+        return ("…" if begin else "") + text[begin:end].strip() + ("…" if end < len(text) else "")
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def _extent(words: list[tuple[int, int, str]], asked: set[str], begin: int, end: int) -> int:
+    """Characters from `begin` to the end of the last word of the question before `end`."""
+    ends = [stop for start, stop, word in words if start >= begin and stop <= end and word in asked]
+    return max(ends, default=end) - begin
+
+
+def _word_edge(text: str, at: int) -> int:
+    """The next place from `at` on that is not inside a word."""
+    while 0 < at < len(text) and not text[at - 1].isspace():
+        at += 1
+    return at

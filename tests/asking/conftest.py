@@ -1,0 +1,74 @@
+import pytest
+import torch
+from cli.models import TEXT, make_tokenizer, save_model
+
+from hmt import HMTForCausalLM, load_model
+
+ASKED = {
+    "segment_length": 48,
+    "sensory_length": 48,
+    "summary_length": 16,
+    "recall_query": "previous",
+    "write_prompt": "alone",
+    "passages": 2,
+    "lexical": 1.0,
+    "memory_size": 200,
+}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A model that can be asked, with its tokenizer."""
+    place = tmp_path_factory.mktemp("asked")
+    save_model(place, HMTForCausalLM, make_tokenizer(), **ASKED)
+    return place
+
+
+@pytest.fixture(scope="session")
+def model(folder):
+    return load_model(folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    """A folder and a cache of the test's own, with two books."""
+    monkeypatch.setenv("HMT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "two.txt").write_text("A lighthouse stood there.\n" * 9 + TEXT[:700], encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def same():
+    """Ids and counters exactly; vectors closely."""
+
+    def check(a, b):
+        for name, tensor in a.state.tensors.items():
+            if tensor.is_floating_point():
+                torch.testing.assert_close(b.state[name], tensor, atol=2e-5, rtol=1e-4)
+            else:
+                assert torch.equal(b.state[name], tensor), name
+        assert torch.equal(a.open_lengths, b.open_lengths)
+
+    return check
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Tokens of each call that reads more than a question."""
+    calls = []
+    real = HMTForCausalLM.read
+
+    def read(self, ids, *arguments, **options):
+        if options.get("chunk"):
+            calls.append(len(ids))
+        return real(self, ids, *arguments, **options)
+
+    monkeypatch.setattr(HMTForCausalLM, "read", read)
+    return calls
