@@ -228,16 +228,27 @@ class BackboneWrapper(StreamingLM):
         return self.has_lora() or not any(p.requires_grad for p in self.backbone.parameters())
 
     def add_lora(
-        self, *, r: int = 8, alpha: int = 32, dropout: float = 0.1, target_modules: Any = None
+        self,
+        *,
+        r: int = 8,
+        alpha: int = 32,
+        dropout: float = 0.1,
+        target_modules: Any = None,
+        from_layer: int = 0,
     ) -> None:
         """Freeze the backbone and put LoRA adapters into it (the paper: r = 8); the memory stays trainable.
 
         target_modules: as in peft's LoraConfig; None takes peft's defaults for the model type, or the linear
             layers where peft knows none (`hmt.backbone.lora.linear_layers`).
+        from_layer: the first layer that gets any: those of an HMT's `recall_layer` stay as they are, and with
+            them what is remembered.
         """
         if target_modules is None:
             target_modules = bb.lora_targets(self.backbone)
         settings = {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": target_modules}
+        if from_layer:
+            number = len(bb.decoder_layers(self.backbone))
+            settings["layers_to_transform"] = list(range(from_layer, number))
         bb.add_adapters(self.backbone, settings)
 
     def merge_adapters(self) -> None:

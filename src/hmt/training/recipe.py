@@ -110,6 +110,9 @@ class Recipe:
         tuning: "full" trains everything, "lora" the memory and LoRA adapters in the backbone (Llama 2 7B,
             Mamba, Yi and Mistral in the paper, r = 8), "frozen" the memory alone.
         lora_r, lora_alpha, lora_dropout: rank, scale and dropout of the adapters.
+        lora_targets: names of the layers that get adapters (peft's `target_modules`); None: peft's choice.
+        lora_from_layer: the first of the backbone's layers that gets any.
+        keep: parts of the memory that are not trained, by name ("recall").
         batch_size: samples per device and step (2 in the paper); times `gradient_accumulation` per optimizer
             step.
         gradient_accumulation: batches per optimizer step.
@@ -136,6 +139,9 @@ class Recipe:
     lora_r: int = 8
     lora_alpha: int = 32
     lora_dropout: float = 0.1
+    lora_targets: tuple[str, ...] | None = None
+    lora_from_layer: int = 0
+    keep: tuple[str, ...] = ()
     batch_size: int = 2
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0

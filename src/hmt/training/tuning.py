@@ -20,10 +20,21 @@ def apply_tuning(model, recipe: Recipe) -> None:
         model.freeze_backbone()
     elif recipe.tuning == "lora" and not model.has_lora():
         torch.manual_seed(recipe.seed)
-        model.add_lora(r=recipe.lora_r, alpha=recipe.lora_alpha, dropout=recipe.lora_dropout)
+        model.add_lora(
+            r=recipe.lora_r,
+            alpha=recipe.lora_alpha,
+            dropout=recipe.lora_dropout,
+            target_modules=None if recipe.lora_targets is None else list(recipe.lora_targets),
+            from_layer=recipe.lora_from_layer,
+        )
     elif recipe.tuning == "lora":
         for name, parameter in model.backbone.named_parameters():
             parameter.requires_grad_("lora_" in name)
+    parts = model.memory_modules()
+    for name in recipe.keep:
+        if name not in parts:
+            raise ValueError(f"keep names {name!r}, which is no part of this memory; parts: {', '.join(parts)}")
+        parts[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             f"{type(model).__name__} adds no weights of its own, so tuning='frozen' leaves nothing to train"

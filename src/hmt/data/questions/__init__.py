@@ -18,6 +18,7 @@ from hmt.data.questions.question import Question, in_tokens
 from hmt.data.questions.rewording import reword, word_neighbours
 from hmt.data.questions.samples import ask_document, question_samples
 from hmt.data.questions.supported import read_supported
+from hmt.data.questions.training import training_sample
 
 __all__ = [
     "Question",
@@ -29,5 +30,6 @@ __all__ = [
     "question_samples",
     "read_supported",
     "reword",
+    "training_sample",
     "word_neighbours",
 ]

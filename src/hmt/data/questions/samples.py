@@ -69,7 +69,7 @@ def question_samples(
 ) -> Iterator[dict[str, Any]]:
     """A sample for every question whose evidence lies within whole segments, in the order of the segments.
 
-    A sample is `segment_ids` (the segment that holds the answer), `hard` (others of the document: those that
+    A sample is `segment_ids` (the segment that holds the answer), `segments` (all that are needed), `hard` (others of the document: those that
     share the rarest tokens with the question, one of them at random), `question`, `answer`, `kind`,
     `document`, `segment` (its index) and `needed` (indices of all segments with evidence, in the order of the
     evidence; two-fact questions have two), all plain Python.
@@ -108,6 +108,7 @@ def question_samples(
                 continue
             yield {
                 "segment_ids": segments[segment],
+                "segments": [segments[at] for at in dict.fromkeys(needed)],
                 "hard": [segments[other] for other in rarity.others(tokens, set(needed), hard, rng)],
                 "question": question.question,
                 "answer": question.answer,
