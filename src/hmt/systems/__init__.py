@@ -93,14 +93,16 @@ def load_config(path: Any) -> Any:
 def load_model(path: Any, **kwargs: Any) -> Any:
     """A trained system, from what `hmt.backbone.locate` takes, in eval mode.
 
-    ValueError when it is a plain backbone.
+    A short name is that of a model that comes with the library ("smollm2-135m"): what was trained, on the
+    backbone of that name, which has to be installed. ValueError when it is a plain backbone.
     """
     register()
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from hmt.backbone import locate
+    from hmt.pretrained import shipped
 
-    place = locate(path)
+    place = str(shipped(path) or locate(path))
     config = AutoConfig.from_pretrained(place)
     if of_type(config.model_type) is None:
         raise ValueError(

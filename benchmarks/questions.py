@@ -1,0 +1,237 @@
+"""Questions about whole books and sets of paragraphs: exact recall beside BM25, other choices and no memory.
+
+    python benchmarks/questions.py books BOOKS.jsonl.xz --model smollm2-135m --documents 6
+    python benchmarks/questions.py paragraphs hotpotqa.jsonl.xz ... --model smollm2-135m --items 100
+
+books: facts that are made up and hidden in a book that was not trained on, and questions made of its own
+sentences; it is read once, into one memory, and asked. paragraphs: HotpotQA, 2WikiMultihopQA and MuSiQue
+with their distractors, each item read as one text in the order of its file.
+
+Every reader reads the same text once and answers from a memory of the same bytes, or from none:
+
+    exact recall   the model as it is: learned score and BM25
+    learned        its learned score alone
+    bm25           BM25 over the remembered ids alone, the same number of passages
+    random         passages drawn at random
+    oracle         a memory of the segments that hold the evidence, and nothing else (books)
+    none           the question alone
+
+Printed and written: whether the answer stands in the passages that were read again ("found"), exact match and
+F1 as in SQuAD, with bootstrap intervals of 95% over documents (books) or items (paragraphs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import lzma
+import random
+import re
+import string
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import hmt
+from hmt.data.questions import ask_document, in_tokens
+from hmt.data.questions.samples import question_samples
+from hmt.model.asking import answer_header, question_ids
+from hmt.systems import load_tokenizer
+from hmt.util.environment import run_facts
+from hmt.util.files import write_atomically
+
+READERS = ("exact recall", "learned", "bm25", "random", "oracle", "none")
+
+
+def normal(text: str) -> list[str]:
+    """Words as SQuAD compares them."""
+    text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def scores(answer: str, golds: list[str]) -> tuple[float, float]:
+    """Exact match and F1, the best over the right answers."""
+    best = (0.0, 0.0)
+    for gold in golds:
+        said, meant = normal(answer), normal(gold)
+        shared = sum((Counter(said) & Counter(meant)).values())
+        f1 = 2 * shared / (len(said) + len(meant)) if said and meant else float(said == meant)
+        best = max(best, (float(said == meant), f1))
+    return best
+
+
+class Asker:
+    """Answers from memories, with one way of choosing passages or another."""
+
+    def __init__(self, model: Any, tokenizer: Any, tokens: int):
+        self.model, self.tokenizer, self.tokens = model, tokenizer, tokens
+        self.header = torch.tensor([answer_header(tokenizer)])
+        self.config = copy.deepcopy(model.config)
+        self.key = model.recall.key.weight.detach().clone()
+
+    def choose_by(self, reader: str) -> None:
+        """Set the model up for a reader; memories stay valid in this process."""
+        lexical = {"learned": 0.0, "bm25": 1e4}.get(reader, self.config.lexical)
+        self.model.config.lexical = lexical
+        with torch.no_grad():
+            self.model.recall.key.weight.copy_(self.key)
+            if reader == "random":
+                self.model.config.lexical = 0.0
+                generator = torch.Generator().manual_seed(0)
+                noise = torch.randn(self.key.shape, generator=generator)
+                self.model.recall.key.weight.copy_(noise)
+
+    def answer(self, memory: Any, question: str) -> tuple[str, str]:
+        """What is answered, and the text of the passages that were read again."""
+        ids = torch.tensor(question_ids(self.tokenizer, question))
+        asked = self.model.flush(self.model.read(ids, memory=self.model.flush(memory)))
+        passages = self.model.recalled(asked, top=self.model.config.passages)[0]
+        out = self.model.generate(
+            self.header, past_key_values=asked, max_new_tokens=self.tokens, do_sample=False
+        )[0, self.header.shape[1] :]
+        said = self.tokenizer.decode(out, skip_special_tokens=True).strip()
+        shown = " ".join(self.tokenizer.decode(passage.ids) for passage in passages if passage.ids)
+        return said, shown
+
+
+def interval(groups: list[list[float]], seed: int = 0) -> list[float]:
+    """Mean and its 95% interval, resampled over groups."""
+    rng = np.random.default_rng(seed)
+    sums, sizes = np.array([sum(g) for g in groups]), np.array([len(g) for g in groups])
+    picks = rng.integers(0, len(groups), (2000, len(groups)))
+    means = sums[picks].sum(1) / np.maximum(sizes[picks].sum(1), 1)
+    return [float(sums.sum() / sizes.sum()), *(float(q) for q in np.quantile(means, [0.025, 0.975]))]
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    with (lzma.open if path.suffix == ".xz" else open)(path, "rt") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def books(asker: Asker, args: argparse.Namespace) -> Iterator[tuple[str, int, str, str, list[str], Any]]:
+    """(kind, group, reader, answer, golds, passages) of every question and reader."""
+    model, tokenizer = asker.model, asker.tokenizer
+    length = model.segment_length
+    for number, record in enumerate(lines(args.data[0])):
+        if number >= args.documents:
+            return
+        rng = random.Random(number)
+        text, questions = ask_document(
+            record["text"][: args.characters], rng, facts=args.facts, document=number
+        )
+        encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        ids = encoded.input_ids
+        by_kind: dict[str, list[Any]] = defaultdict(list)
+        spans = in_tokens(questions, encoded.offset_mapping)
+        for sample in question_samples(ids, spans, tokenizer, length, rng, hard=0, longest=50):
+            by_kind[sample["kind"]].append(sample)
+        chosen = [s for found in by_kind.values() for s in rng.sample(found, min(args.each, len(found)))]
+        started = time.perf_counter()
+        memory = model.read(torch.tensor(ids))
+        seconds = time.perf_counter() - started
+        print(f"{record.get('title')}: {len(ids):,} tokens read at {len(ids) / seconds:,.0f}/s", flush=True)
+        for reader in args.readers:
+            asker.choose_by(reader)
+            for sample in chosen:
+                source = memory
+                if reader == "none":
+                    source = model.new_memory(1)
+                elif reader == "oracle":
+                    source = model.read(torch.tensor(sum(sample["segments"], [])))
+                said, shown = asker.answer(source, sample["question"])
+                yield sample["kind"], number, reader, said, [sample["answer"]], shown
+
+
+def paragraphs(asker: Asker, args: argparse.Namespace) -> Iterator[tuple[str, int, str, str, list[str], Any]]:
+    """As `books`, of question sets with paragraphs."""
+    for path in args.data:
+        kind = path.name.split(".")[0]
+        usable = (r for r in lines(path) if r.get("context") or r.get("paragraphs"))
+        for number, record in enumerate(usable):
+            if number >= args.items:
+                break
+            if "context" in record:
+                texts = [
+                    f"{title}. {' '.join(s.strip() for s in parts)}" for title, parts in record["context"]
+                ]
+            else:
+                texts = [f"{p['title']}. {p['paragraph_text']}" for p in record["paragraphs"]]
+            golds = [record["answer"], *record.get("answer_aliases", [])]
+            memory = asker.model.read(
+                torch.tensor(asker.tokenizer("\n".join(texts), add_special_tokens=False).input_ids)
+            )
+            for reader in args.readers:
+                asker.choose_by(reader)
+                source = asker.model.new_memory(1) if reader == "none" else memory
+                said, shown = asker.answer(source, record["question"])
+                yield kind, number, reader, said, golds, shown
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["books", "paragraphs"])
+    parser.add_argument("data", nargs="+", type=Path)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--documents", type=int, default=6)
+    parser.add_argument("--characters", type=int, default=10**9, help="of each book")
+    parser.add_argument("--facts", type=int, default=20, help="hidden in each book")
+    parser.add_argument("--each", type=int, default=6, help="questions of each kind and book")
+    parser.add_argument("--items", type=int, default=50, help="of each set of paragraphs")
+    parser.add_argument("--tokens", type=int, default=16, help="of an answer, at most")
+    parser.add_argument("--readers", nargs="+", choices=READERS)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    if args.readers is None:
+        args.readers = [r for r in READERS if args.what == "books" or r != "oracle"]
+    torch.set_num_threads(1)
+    model = hmt.load_model(args.model)
+    tokenizer = load_tokenizer(args.model, model.config.base_model_name_or_path)
+    tokenizer.model_max_length = 10**9  # it is read segment by segment
+    asker = Asker(model, tokenizer, args.tokens)
+    found: dict[tuple[str, str], dict[int, list[tuple[float, float, float]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    examples = []
+    with torch.no_grad():
+        for kind, group, reader, said, golds, shown in (books if args.what == "books" else paragraphs)(
+            asker, args
+        ):
+            exact, f1 = scores(said, golds)
+            held = float(any(g and " ".join(normal(g)) in " ".join(normal(shown)) for g in golds))
+            for name in (kind, "all"):
+                found[name, reader][group].append((held, exact, f1))
+            if reader == "exact recall" and len(examples) < 60:
+                examples.append({"kind": kind, "said": said, "right": golds[0]})
+    rows = {}
+    for (kind, reader), groups in sorted(found.items()):
+        many = list(groups.values())
+        row = {
+            name: interval([[one[i] for one in group] for group in many])
+            for i, name in enumerate(("found", "exact", "f1"))
+        }
+        rows[f"{kind} | {reader}"] = row | {"questions": sum(map(len, many))}
+        shown = "  ".join(
+            f"{name} {100 * m:5.1f} [{100 * a:.0f}, {100 * b:.0f}]" for name, (m, a, b) in row.items()
+        )
+        print(f"{kind:24s} {reader:14s} {shown}  n={sum(map(len, many))}")
+    if args.output:
+        settings = {
+            k: [str(p) for p in v] if k == "data" else v for k, v in vars(args).items() if k != "output"
+        }
+        settings["data"] = [Path(path).name for path in settings["data"]]
+        result = {"run": run_facts(), "settings": settings, "results": rows, "examples": examples}
+        write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
