@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hmt.data import SegmentCollator
 from hmt.data.questions import (
     Question,
     ask_document,
@@ -17,6 +18,7 @@ from hmt.data.questions import (
     question_samples,
     read_supported,
     reword,
+    training_sample,
     word_neighbours,
 )
 from hmt.data.questions.text import Names, Span, is_content, numbers, sentences, words
@@ -207,3 +209,30 @@ def test_sets_with_supporting_paragraphs(tmp_path, caplog):
     path.write_text(json.dumps({"context": 3, "question": "?", "answer": "!"}))
     with pytest.raises(ValueError, match="set.jsonl:1: a record needs"):
         list(read_supported(path))
+
+
+def test_training_samples_bring_passages_a_question_and_an_answer():
+    sample = {
+        "segment_ids": [1, 2, 3],
+        "segments": [[7, 8], [1, 2, 3]],
+        "hard": [[4, 5, 6], [9]],
+        "question": "who",
+        "answer": "me",
+    }
+    words = {"who": [20, 21], "me": [30]}
+    parts = {(1, 2, 3), (7, 8), (4, 5, 6)}
+    for seed in range(6):
+        asked, rng = (lambda text: [10, *words[text]]), random.Random(seed)
+        made = training_sample(sample, words.get, asked, [40, 41], [50], rng, passages=3)
+        cuts = [place + 1 for place, end in enumerate(made["segment_ends"]) if end]
+        pieces = [tuple(made["input_ids"][a:b]) for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
+        assert set(pieces[:3]) == parts and pieces[3:] == [(10, 20, 21), (40, 41, 30, 50)]
+        assert made["labels"] == [-100] * (len(made["input_ids"]) - 2) + [30, 50]
+        # the last one needed is where the answer stands
+        assert made["recall_targets"] == [-100] * 4 + [pieces.index((1, 2, 3))]
+    batch = SegmentCollator(segment_length=4, recall_targets="given")([made, made])
+    assert batch["segment_ends"].shape == batch["input_ids"].shape
+    assert batch["recall_targets"].shape == (2, 5)
+    sample["segments"] = None
+    one = training_sample(sample, words.get, words.get, [], [], random.Random(0), passages=1)
+    assert one["input_ids"][:3] == [1, 2, 3] and one["recall_targets"] == [-100, -100, 0]
