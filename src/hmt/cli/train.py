@@ -59,7 +59,7 @@ def command(
     model: Annotated[
         str,
         typer.Argument(
-            help="Folder, GGUF file, hub id or short name (smollm2-135m) of a causal LM; or a model with memory.",
+            help="Folder, GGUF file, hub id or short name of a causal LM; or a model with memory.",
             metavar="MODEL",
         ),
     ],
