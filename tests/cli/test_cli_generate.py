@@ -61,6 +61,10 @@ def test_asks_by_the_chat_template(hmt, folders, tmp_path):
         assert said.strip() == text.strip()
 
 
+def test_weights_that_cannot_be_packed_are_refused(error_of, folders):
+    assert "have to be bfloat16" in error_of("generate", folders / "hmt", "-p", "The whale", "--pack")
+
+
 def test_without_a_memory(hmt, folders):
     text, _ = expected(folders / "hmt", None, "The whale", do_sample=False)
     assert hmt("generate", folders / "hmt", "-p", "The whale", *GREEDY).stdout.strip() == text.strip()

@@ -21,6 +21,7 @@ from hmt.backbone.fingerprint import Fingerprint, fingerprint, is_quantised, sam
 from hmt.backbone.load import load_backbone, load_with_attention
 from hmt.backbone.lora import lora_targets
 from hmt.backbone.on_cpu import CPUChoice, cpu_choice, suit_cpu
+from hmt.backbone.packed import PackedLinear, pack_linears
 from hmt.backbone.rolling import KeptKV, RollingCache
 from hmt.backbone.rotary import KeyPositions
 from hmt.backbone.run import (
@@ -51,6 +52,7 @@ __all__ = [
     "KeyPositions",
     "LayerMemory",
     "PACKAGED",
+    "PackedLinear",
     "Packaged",
     "Pass",
     "RollingCache",
@@ -85,6 +87,7 @@ __all__ = [
     "lora_targets",
     "merge_adapters",
     "new_cache",
+    "pack_linears",
     "position_table",
     "check_first_layers",
     "run",

@@ -15,8 +15,8 @@ class Settings:
     """All options of a run; `resolve` fills in the ones whose default depends on the device.
 
     Args:
-        backbone: folder or hub id of trained weights (a plain model, or one with memory whose backbone is
-            taken); None builds `shape` with random weights.
+        backbone: folder, GGUF file, hub id or short name of trained weights (a plain model, or one with
+            memory whose backbone is taken); None builds `shape` with random weights.
         shape: random weights of this shape: tiny, small (default on a CPU), qwen3-0.6b (on a GPU),
             llama-3.2-1b.
         systems: such as hmt-segment,rmt,full; empty means all.

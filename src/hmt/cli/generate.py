@@ -80,6 +80,9 @@ def command(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens to write.", min=1)] = 128,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Pack weights in 4 or 8 bits first: for long answers on a CPU.")
+    ] = False,
     sampling: dict[str, Any],
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     device: DeviceOption = None,
@@ -99,7 +102,7 @@ def command(
     claim = nullcontext() if save_memory is None else output_file(save_memory, "memory file", inputs, taken)
     with claim:
         keep = save_memory is not None
-        kept = _write(model, prompt, chat, memory, keep, max_new_tokens, chosen, seed, device)
+        kept = _write(model, prompt, chat, memory, keep, max_new_tokens, pack, chosen, seed, device)
         if save_memory is not None:
             save_or_keep(save_memory, kept.save)
             typer.echo(f"saved {save_memory}: {int(kept.tokens_read.max()):,} tokens read", err=True)
@@ -112,6 +115,7 @@ def _write(
     memory: str | None,
     keep: bool,
     max_new_tokens: int,
+    pack: bool,
     chosen: dict[str, Any],
     seed: int,
     device: str | None,
@@ -123,6 +127,8 @@ def _write(
     from hmt.memory.memory import Memory
 
     writer, tokenizer = open_model(model, device)
+    if pack:
+        writer.pack_weights()
     past = None if memory is None else Memory.load(memory, model=writer)
     if past is not None and past.batch_size != 1:
         raise ValueError(f"{memory} holds {past.batch_size} streams; generate continues a single one")

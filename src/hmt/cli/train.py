@@ -58,7 +58,10 @@ def command(
     *,
     model: Annotated[
         str,
-        typer.Argument(help="Folder or hub id of a causal LM, or of a model with memory.", metavar="MODEL"),
+        typer.Argument(
+            help="Folder, GGUF file, hub id or short name of a causal LM; or a model with memory.",
+            metavar="MODEL",
+        ),
     ],
     data: Annotated[
         list[str],

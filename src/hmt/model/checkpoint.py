@@ -264,6 +264,16 @@ class BackboneWrapper(StreamingLM):
         """Train only what the system adds."""
         self.backbone.requires_grad_(False)
 
+    def pack_weights(self) -> dict[int, int]:
+        """Keep the backbone's linear weights in 4 or 8 bits too, for decoding on a CPU in bfloat16.
+
+        Passes of more than a few positions, training and checkpoints use the weights themselves, so decoding
+        on a cache then differs from reading by about as much as bfloat16 rounds (`hmt.backbone.packed`).
+        Returns how many weights got how many bits. ValueError where there are none to pack.
+        """
+        getattr(self, "caching", None)  # found out while few and many positions still go one way
+        return bb.pack_linears(self.backbone)
+
     def trained_names(self) -> list[str]:
         """Names in `state_dict` of what an adapter-only checkpoint holds: the system's own, and adapters."""
         base = bb.base_name(self.backbone)
