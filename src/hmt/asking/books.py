@@ -26,6 +26,35 @@ Source = str | os.PathLike
 
 
 @dataclass(frozen=True)
+class Texts:
+    """What is to be asked, before a model is there.
+
+    Attributes:
+        sources: the documents of each source.
+        memory: instead, a `Memory` or a memory file.
+    """
+
+    sources: list[list[Document]]
+    memory: Any = None
+
+    @classmethod
+    def of(cls, sources: Any, **text: Any) -> Texts:
+        """What `Books.open` takes; ValueError for what cannot be read or holds no text."""
+        from hmt.memory.memory import Memory
+
+        several = not isinstance(sources, (str, os.PathLike, Memory))
+        paths: list[Any] = list(sources) if several else [sources]
+        given = [path for path in paths if isinstance(path, Memory) or _is_memory_file(path)]
+        if given and len(paths) > 1:
+            raise ValueError(f"{given[0]} is a memory, which is asked alone; name it without other files")
+        if not paths:
+            raise ValueError("there is nothing to ask: name a text or a memory file")
+        if given:
+            return cls([], given[0])
+        return cls([[Document(*one) for one in named_texts(path, **text)] for path in paths])
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer, and what was recalled for it, by weight.
 
@@ -69,12 +98,12 @@ class Books:
     @classmethod
     def open(
         cls,
-        sources: Source | Memory | Sequence[Source],
+        sources: Source | Memory | Sequence[Source] | Texts,
         model: Any = MODEL,
         tokenizer: Any = None,
         *,
         asking: str | None = None,
-        progress: Progress | None = None,
+        progress: Progress = lambda tokens, total: None,
         **text: Any,
     ) -> Books:
         """Books that are read now, or were read before by the same model: then their memory is in the cache.
@@ -93,22 +122,16 @@ class Books:
         """
         from hmt.memory.memory import Memory
 
-        several = not isinstance(sources, (str, os.PathLike, Memory))
-        paths: list[Any] = list(sources) if several else [sources]  # type: ignore[arg-type]
-        given = [path for path in paths if isinstance(path, Memory) or _is_memory_file(path)]
-        if given and len(paths) > 1:
-            raise ValueError(f"{given[0]} is a memory, which is asked alone; name it without other files")
-        if not paths:
-            raise ValueError("there is nothing to ask: name a text or a memory file")
-        texts = [] if given else [_documents(path, text) for path in paths]
+        texts = sources if isinstance(sources, Texts) else Texts.of(sources, **text)
         model, tokenizer = _opened(model, tokenizer)
-        if given:
-            memory = given[0] if isinstance(given[0], Memory) else Memory.load(given[0], model=model)
-            return cls(model, tokenizer, memory)
         check_question(model, [] if asking is None else question_ids(tokenizer, asking))
-        reading = read_documents(model, tokenizer, texts, progress)
+        if texts.memory is not None:
+            given = texts.memory
+            memory = given if isinstance(given, Memory) else Memory.load(given, model=model)
+            return cls(model, tokenizer, memory)
+        reading = read_documents(model, tokenizer, texts.sources, progress)
         assert reading.memory is not None
-        together = [document for source in texts for document in source]
+        together = [document for source in texts.sources for document in source]
         return cls(model, tokenizer, reading.memory, together, reading.places)
 
     # -- asking -------------------------------------------------------------------------------------------
@@ -209,10 +232,6 @@ def ask(source: Any, question: str, model: Any = MODEL, tokenizer: Any = None, *
 def recall(source: Any, text: str, model: Any = MODEL, tokenizer: Any = None, top: int = 4) -> list[Found]:
     """What `model` recalls of `source` for a text, by weight; see `Books.open` and `Books.recall`."""
     return Books.open(source, model, tokenizer, asking=text).recall(text, top)
-
-
-def _documents(path: Source, text: dict[str, Any]) -> list[Document]:
-    return [Document(name, content) for name, content in named_texts(path, **text)]
 
 
 def _is_memory_file(path: Source) -> bool:
