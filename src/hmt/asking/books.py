@@ -14,7 +14,7 @@ from hmt.asking.places import Document, Places
 from hmt.asking.reading import Progress, read_documents
 from hmt.data.documents import named_texts
 from hmt.model.asking import answer_header, ask_memory, check_question, question_ids
-from hmt.util.files import is_kind, local_path
+from hmt.util.files import is_kind, is_url
 
 if TYPE_CHECKING:
     from hmt.memory.memory import Memory
@@ -235,8 +235,10 @@ def recall(source: Any, text: str, model: Any = MODEL, tokenizer: Any = None, to
 
 
 def _is_memory_file(path: Source) -> bool:
-    local = None if str(path) == "-" else local_path(path)
-    return local is not None and Path(local).is_file() and is_kind(path, "memory file")
+    if str(path) == "-":
+        return False
+    there = is_url(path) or Path(path).expanduser().is_file()
+    return there and is_kind(path, "memory file")
 
 
 def _opened(model: Any, tokenizer: Any) -> tuple[Any, Any]:

@@ -17,9 +17,9 @@ from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 from hmt.asking.places import Document, Places, ReadDocument
-from hmt.data.cache import cache_directory, digest
 from hmt.data.token_pieces import placed_pieces
 from hmt.data.tokens import tokenizer_digest
+from hmt.util.cache import cache_directory, digest
 from hmt.util.files import output_file, write_atomically
 from hmt.util.format import plural
 from hmt.util.signals import Stopped

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hmt.data.cache import cache_directory, digest
 from hmt.data.files import (
     COMPRESSED,
     RECORDS,
@@ -29,6 +28,7 @@ from hmt.data.files import (
     record_text,
     text_pieces,
 )
+from hmt.util.cache import cache_directory, digest
 from hmt.util.files import is_url, size_of, version_of
 
 if TYPE_CHECKING:

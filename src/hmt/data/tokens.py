@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hmt.data.cache import cache_directory, digest
+from hmt.util.cache import cache_directory, digest
 from hmt.util.progress import library_bars
 
 if TYPE_CHECKING:
