@@ -1,3 +1,4 @@
+from .cache import cache_directory as cache_directory
 from .collate import SegmentCollator as SegmentCollator
 from .documents import document_pieces as document_pieces
 from .documents import load_documents as load_documents
