@@ -96,13 +96,41 @@ def test_an_interrupted_reading_goes_on(model, tokenizer, monkeypatch, counted, 
 
     with monkeypatch.context() as patch:
         patch.setattr(type(model), "read", stopping)
-        with pytest.raises(KeyboardInterrupt) as stopped:
+        with pytest.raises(KeyboardInterrupt, match=r"tokens are kept; the same again goes on"):
             Books.open(["one.txt", "two.txt"], model, tokenizer)
-    assert "tokens are kept" in stopped.value.__notes__[0]
     again = Books.open(["one.txt", "two.txt"], model, tokenizer)
     assert counted == steps
     same(whole.memory, again.memory)
     assert again.recall("the whale", top=99)[3:] != [] and again._places == whole._places
+
+
+def test_an_error_while_reading_keeps_what_was_read(model, tokenizer, monkeypatch, counted, caplog):
+    real = type(model).read
+
+    def failing(*arguments, **options):
+        if len(counted) == 2:
+            raise MemoryError
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "hmt"):
+        patch.setattr(type(model), "read", failing)
+        with pytest.raises(MemoryError):
+            Books.open("one.txt", model, tokenizer)
+    assert "768 tokens are kept" in caplog.text
+    counted.clear()
+    Books.open("one.txt", model, tokenizer)
+    assert sum(counted) == len(tokenizer(TEXT).input_ids) - 768
+
+
+def test_records_and_files_of_a_folder_are_named(model, tokenizer, workplace):
+    folder = workplace / "shelf"
+    folder.mkdir()
+    (folder / "a.txt").write_text("The boat.\n", encoding="utf-8")
+    (folder / "notes.jsonl").write_text('{"text": "The whale.", "title": "Whales"}\n{"text": "No name."}\n')
+    found = Books.open("shelf", model, tokenizer).recall("whale", top=9)
+    assert {one.file: one.text for one in found} == {
+        "shelf/a.txt": "The boat.\n", "Whales": "The whale.", "notes.jsonl:2": "No name.",
+    }  # fmt: skip
 
 
 def test_the_cache_is_a_cache(model, tokenizer, counted, workplace, same):
@@ -133,8 +161,8 @@ def test_a_full_disk_keeps_nobody_from_asking(model, tokenizer, monkeypatch, cap
 
 
 def test_two_do_not_read_the_same_at_once(model, tokenizer):
-    documents = [reading.Document("one.txt", TEXT)]
-    with output_file(reading.Kept(model, tokenizer, documents).path, "memory file"):
+    name = reading.names(model, tokenizer, [[reading.Document("one.txt", TEXT)]])[0]
+    with output_file(reading.Kept(model, name).path, "memory file"):
         with pytest.raises(ValueError, match="another run is writing"):
             Books.open("one.txt", model, tokenizer)
 

@@ -49,6 +49,8 @@ def test_context_of_little():
     assert shown(None) == shown("") == ""
     assert shown("No such word here") == "No such word here"
     assert shown(" a\n whale ") == "a whale"
+    assert shown("a b c. And so on and on it went, is it?", "So is it in the ocean?").startswith("a b c.")
+    assert "is it?" in shown("a b c. And so on and on it went, is it?", "is it?")
     assert shown("one two three four five six seven").startswith("one two")
     assert shown("x" * 60) == "x" * 60  # never cut inside a word
     assert Found(1.0, 0, None, None, (1000, 2000)).where == "tokens 1,000-1,999"

@@ -2,10 +2,6 @@
 
 import errno
 import json
-import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -124,32 +120,20 @@ def test_a_full_disk_is_told_and_the_answer_comes(told, monkeypatch, caplog):
     assert "is not kept" in caplog.text and "No space left on device" in caplog.text
 
 
-def test_ctrl_c_while_reading(folder, workplace):
-    """In a process of its own: what was read is kept, the exit code is the signal's, and it goes on."""
-    (workplace / "long.txt").write_text(TEXT * 40, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    words = ["recall", "long.txt", "whale", "--model", str(folder), "--device", "cpu"]
-    code = f"""
-import os, signal, sys
-from hmt import HMTForCausalLM
-from hmt.cli import main
-calls, real = [], HMTForCausalLM.read
-def read(*arguments, **options):
-    calls.append(1)
-    if len(calls) == 3:
-        os.kill(os.getpid(), signal.SIGINT)
-    return real(*arguments, **options)
-HMTForCausalLM.read = read
-sys.argv[1:] = {words!r}
-main()
-"""
-    stopped = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert stopped.returncode == 128 + signal.SIGINT, stopped.stderr
+def test_ctrl_c_while_reading(told, monkeypatch):
+    """What was read is kept, the exit code is the signal's, and the same command goes on."""
+    real, calls = HMTForCausalLM.read, []
+
+    def stopping(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(HMTForCausalLM, "read", stopping)
+    stopped = told("recall", "book.txt", "whale", code=130)
     assert stopped.stderr == "interrupted: 768 tokens are kept; the same again goes on from there\n"
-    done = subprocess.run(
-        [sys.executable, "-m", "hmt", *words], env=environment, capture_output=True, text=True, timeout=120
+    assert (
+        f"read {len(make_tokenizer()(TEXT).input_ids) - 768:,} tokens"
+        in told("recall", "book.txt", "whale").stderr
     )
-    total = len(make_tokenizer()(TEXT * 40).input_ids)
-    assert done.returncode == 0 and f"read {total - 768:,} tokens" in done.stderr

@@ -5,7 +5,7 @@ books.ask("Who is the captain?").answer
 books.recall("the white whale")[0].text
 """
 
-from hmt.asking.books import Answer, Books, ask, recall
+from hmt.asking.books import Answer, Books, Texts, ask, recall
 from hmt.asking.found import Found
 
-__all__ = ["Answer", "Books", "Found", "ask", "recall"]
+__all__ = ["Answer", "Books", "Found", "Texts", "ask", "recall"]

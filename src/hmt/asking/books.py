@@ -14,7 +14,7 @@ from hmt.asking.places import Document, Places
 from hmt.asking.reading import Progress, read_documents
 from hmt.data.documents import named_texts
 from hmt.model.asking import answer_header, ask_memory, check_question, question_ids
-from hmt.util.files import is_kind, local_path
+from hmt.util.files import is_kind, is_url
 
 if TYPE_CHECKING:
     from hmt.memory.memory import Memory
@@ -23,6 +23,35 @@ logger = logging.getLogger(__name__)
 
 MODEL = "smollm2-135m"
 Source = str | os.PathLike
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is to be asked, before a model is there.
+
+    Attributes:
+        sources: the documents of each source.
+        memory: instead, a `Memory` or a memory file.
+    """
+
+    sources: list[list[Document]]
+    memory: Any = None
+
+    @classmethod
+    def of(cls, sources: Any, **text: Any) -> Texts:
+        """What `Books.open` takes; ValueError for what cannot be read or holds no text."""
+        from hmt.memory.memory import Memory
+
+        several = not isinstance(sources, (str, os.PathLike, Memory))
+        paths: list[Any] = list(sources) if several else [sources]
+        given = [path for path in paths if isinstance(path, Memory) or _is_memory_file(path)]
+        if given and len(paths) > 1:
+            raise ValueError(f"{given[0]} is a memory, which is asked alone; name it without other files")
+        if not paths:
+            raise ValueError("there is nothing to ask: name a text or a memory file")
+        if given:
+            return cls([], given[0])
+        return cls([[Document(*one) for one in named_texts(path, **text)] for path in paths])
 
 
 @dataclass(frozen=True)
@@ -69,12 +98,12 @@ class Books:
     @classmethod
     def open(
         cls,
-        sources: Source | Memory | Sequence[Source],
+        sources: Source | Memory | Sequence[Source] | Texts,
         model: Any = MODEL,
         tokenizer: Any = None,
         *,
         asking: str | None = None,
-        progress: Progress | None = None,
+        progress: Progress = lambda tokens, total: None,
         **text: Any,
     ) -> Books:
         """Books that are read now, or were read before by the same model: then their memory is in the cache.
@@ -93,22 +122,16 @@ class Books:
         """
         from hmt.memory.memory import Memory
 
-        several = not isinstance(sources, (str, os.PathLike, Memory))
-        paths: list[Any] = list(sources) if several else [sources]  # type: ignore[arg-type]
-        given = [path for path in paths if isinstance(path, Memory) or _is_memory_file(path)]
-        if given and len(paths) > 1:
-            raise ValueError(f"{given[0]} is a memory, which is asked alone; name it without other files")
-        if not paths:
-            raise ValueError("there is nothing to ask: name a text or a memory file")
-        texts = [] if given else [_documents(path, text) for path in paths]
+        texts = sources if isinstance(sources, Texts) else Texts.of(sources, **text)
         model, tokenizer = _opened(model, tokenizer)
-        if given:
-            memory = given[0] if isinstance(given[0], Memory) else Memory.load(given[0], model=model)
-            return cls(model, tokenizer, memory)
         check_question(model, [] if asking is None else question_ids(tokenizer, asking))
-        reading = read_documents(model, tokenizer, texts, progress)
+        if texts.memory is not None:
+            given = texts.memory
+            memory = given if isinstance(given, Memory) else Memory.load(given, model=model)
+            return cls(model, tokenizer, memory)
+        reading = read_documents(model, tokenizer, texts.sources, progress)
         assert reading.memory is not None
-        together = [document for source in texts for document in source]
+        together = [document for source in texts.sources for document in source]
         return cls(model, tokenizer, reading.memory, together, reading.places)
 
     # -- asking -------------------------------------------------------------------------------------------
@@ -211,13 +234,11 @@ def recall(source: Any, text: str, model: Any = MODEL, tokenizer: Any = None, to
     return Books.open(source, model, tokenizer, asking=text).recall(text, top)
 
 
-def _documents(path: Source, text: dict[str, Any]) -> list[Document]:
-    return [Document(name, content) for name, content in named_texts(path, **text)]
-
-
 def _is_memory_file(path: Source) -> bool:
-    local = None if str(path) == "-" else local_path(path)
-    return local is not None and Path(local).is_file() and is_kind(path, "memory file")
+    if str(path) == "-":
+        return False
+    there = is_url(path) or Path(path).expanduser().is_file()
+    return there and is_kind(path, "memory file")
 
 
 def _opened(model: Any, tokenizer: Any) -> tuple[Any, Any]:

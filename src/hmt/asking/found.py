@@ -20,7 +20,8 @@ class Found:
         text: what it says; None where the memory keeps no tokens.
         file: the document it is from; None of a memory file, which names none.
         tokens: from and to, in the document (of a memory file: in all that was read), counted from 0.
-        characters: the same in characters of the document; None where they are not known.
+        characters: the same in characters of the document as it was read (line ends are one character); None
+            where they are not known.
         line: of the document that the passage begins in, counted from 1; None where it is not known.
     """
 
@@ -44,12 +45,13 @@ class Found:
         """About `width` characters of the text on one line, those that share most with the question.
 
         Every different word of the question counts once, a longer one more, and less where it is frequent in
-        the passage.
+        the passage; words of up to three letters only where it has no others.
         """
         text = " ".join((self.text or "").split())
         words = [(found.start(), found.end(), found[0].casefold()) for found in _WORD.finditer(text)]
         number = Counter(word for *_, word in words)
-        asked = {found[0].casefold() for found in _WORD.finditer(question)}
+        said = {found[0].casefold() for found in _WORD.finditer(question)}
+        asked = {word for word in said if len(word) > 3} or said
         best, begin = -1.0, 0
         for first, (start, _, word) in enumerate(words):
             if best >= 0 and word not in asked:

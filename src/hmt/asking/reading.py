@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 from hmt.asking.places import Document, Places, ReadDocument
-from hmt.data.cache import cache_directory, digest
 from hmt.data.token_pieces import placed_pieces
 from hmt.data.tokens import tokenizer_digest
+from hmt.util.cache import cache_directory, digest
 from hmt.util.files import output_file, write_atomically
+from hmt.util.format import plural
+from hmt.util.signals import Stopped
 
 if TYPE_CHECKING:
     from hmt.memory.memory import Memory
@@ -42,24 +45,15 @@ class Reading:
 
 
 class Kept:
-    """The memory of some documents, as it is kept in the cache folder.
+    """A memory in the cache folder. Args: model: by which it is read. name: without suffix."""
 
-    Args:
-        model, tokenizer: with which it is read.
-        documents: all that it has read, in this order.
-    """
-
-    def __init__(self, model: Any, tokenizer: Any, documents: Sequence[Document]):
-        made_by = model.new_memory(1).identity
-        fields = json.dumps(made_by.fields, sort_keys=True)
-        reader = [made_by.fingerprint.values, made_by.system, fields, tokenizer_digest(tokenizer)]
-        name = digest(["asking", *reader, *(document.text for document in documents)])
+    def __init__(self, model: Any, name: str):
         self.model = model
         self.path = cache_directory() / "memories" / f"{name}.hmt"
         self._places = self.path.with_suffix(".json")
 
     def load(self) -> Reading | None:
-        """What was read of the documents; None where nothing was, or what there is cannot be used."""
+        """What was read; None where nothing was, or what there is cannot be used."""
         from hmt.memory.memory import Memory
 
         try:
@@ -83,27 +77,38 @@ class Kept:
         return True
 
 
-def read_documents(
-    model: Any, tokenizer: Any, sources: Sequence[Sequence[Document]], progress: Progress | None = None
-) -> Reading:
-    """One memory of all documents of all sources, in this order, read or from the cache.
+def names(model: Any, tokenizer: Any, sources: Sequence[Sequence[Document]]) -> list[str]:
+    """What the memory of the first source is kept as, of the first two, and so on."""
+    made_by = model.new_memory(1).identity
+    fields = json.dumps(made_by.fields, sort_keys=True)
+    reader = [made_by.fingerprint.values, made_by.system, fields, tokenizer_digest(tokenizer)]
+    texts = [digest(document.text for document in source) for source in sources]
+    return [digest(["asking", *reader, *texts[: end + 1]]) for end in range(len(sources))]
 
-    It is kept after each source, so that another one behind the same ones is all that is read then. When it
-    is interrupted, what was read is kept, too.
+
+def read_documents(
+    model: Any,
+    tokenizer: Any,
+    sources: Sequence[Sequence[Document]],
+    progress: Progress = lambda tokens, total: None,
+) -> Reading:
+    """One memory of all documents of all sources, in this order, from the cache or read now and kept there.
+
+    Where the memory of the first few sources is kept, only the others are read.
 
     progress: called as progress(tokens read, of so many). ValueError for documents without tokens, for a
     model that cannot close a segment early, and while another process reads the same.
     """
-    before = Reading()
-    for number in range(1, len(sources) + 1):
-        documents = [document for source in sources[:number] for document in source]
-        kept = Kept(model, tokenizer, documents)
-        found = kept.load()
-        if found is None or not found.places.done:
-            with output_file(kept.path, "memory file"):
-                found = _read(model, tokenizer, documents, found or before, kept, progress)
-        before = found
-    return before
+    documents = [document for source in sources for document in source]
+    kept = [Kept(model, name) for name in names(model, tokenizer, sources)]
+    now = kept[-1].load()
+    if now is not None and now.places.done:
+        return now
+    for one in reversed(kept[:-1]):
+        if now is None and (before := one.load()) is not None and before.places.done:
+            now = before
+    with output_file(kept[-1].path, "memory file"):
+        return _read(model, tokenizer, documents, now or Reading(), kept[-1], progress)
 
 
 def _read(
@@ -112,12 +117,13 @@ def _read(
     documents: Sequence[Document],
     now: Reading,
     kept: Kept,
-    progress: Progress | None,
+    progress: Progress,
 ) -> Reading:
     """`documents`, of which the first ones were read before, and the last of these perhaps in part."""
     since = time.monotonic()
     first = len(now.places.documents) - (not now.places.done)
     begun = now
+    progress(now.places.tokens, None)  # of an earlier run
     try:
         for index in range(max(first, 0), len(documents)):
             for step in _steps(model, tokenizer, documents, index, now, progress):
@@ -126,8 +132,12 @@ def _read(
                     kept.save(now)
                     since = time.monotonic()
     except BaseException as error:
-        if now is not begun and kept.save(now):
-            error.add_note(f"{now.places.tokens:,} tokens are kept; the same again goes on from there")
+        if now is begun or not kept.save(now):
+            raise
+        told = f"{plural(now.places.tokens, 'token')} are kept; the same again goes on from there"
+        if isinstance(error, KeyboardInterrupt):
+            raise Stopped(getattr(error, "signal", SIGINT), f"interrupted: {told}") from None
+        logger.warning("%s.", told)
         raise
     now = Reading(now.memory, Places(now.places.documents, done=True))
     kept.save(now)
@@ -140,22 +150,19 @@ def _steps(
     documents: Sequence[Document],
     index: int,
     now: Reading,
-    progress: Progress | None,
+    progress: Progress,
 ) -> Iterator[Reading]:
     """What was read after each step through a document, and at its end, where its last segment is closed."""
     length, memory, tokens = model.segment_length, now.memory, now.places.tokens
     before, here = now.places.documents[:index], (*now.places.documents, ReadDocument())[index]
-    if progress is not None:
-        progress(tokens, None)  # of an earlier run
     characters = sum(len(document.text) for document in documents)
     passed = sum(len(document.text) for document in documents[:index])
     for ids, begins, ahead, share in _batches(tokenizer, documents[index].text, index == 0, here, length):
         total = (tokens + ahead) * characters / (passed + share) if passed + share else None
-        tell = None if progress is None else partial(_further, progress, tokens, total)
+        tell = partial(_further, progress, tokens, total)
         memory = model.read(ids, memory=memory, chunk=_CHUNK, progress=tell)
         here, tokens = here.then(begins, length), tokens + len(ids)
-        if progress is not None:
-            progress(tokens, total)  # the last tokens are no whole segment
+        progress(tokens, total)  # the last tokens are no whole segment
         yield Reading(memory, Places((*before, here)))
     if memory is None:
         raise ValueError(f"the tokenizer makes no tokens of {documents[index].name}")

@@ -14,7 +14,6 @@ from hmt.cli.options import DeviceOption, options, takes
 from hmt.cli.progress import TokenProgress
 from hmt.cli.read import open_model
 from hmt.data.documents import load_documents
-from hmt.util.signals import Stopped
 
 WordsArgument = Annotated[
     list[str],
@@ -90,8 +89,9 @@ def open_books(
     sources: list[str], question: str | None, model: str, device: str | None, text: dict[str, Any]
 ) -> Any:
     """What a model has read, or reads now, with progress; see `Books.open`."""
-    from hmt.asking import Books
+    from hmt.asking import Books, Texts
 
+    texts = Texts.of(sources, **text)  # what is wrong with them shows at once
     reader, tokenizer = open_model(model, device)
     reading: list[TokenProgress] = []
 
@@ -101,12 +101,7 @@ def open_books(
         reading[0].of(tokens, total)
 
     try:
-        books = Books.open(sources, reader, tokenizer, asking=question, progress=progress, **text)
-    except KeyboardInterrupt as error:
-        kept = "; ".join(getattr(error, "__notes__", []))
-        raise Stopped(
-            getattr(error, "signal", 2), f"interrupted: {kept}" if kept else "interrupted"
-        ) from None
+        books = Books.open(texts, reader, tokenizer, asking=question, progress=progress)
     finally:
         for one in reading:
             one.__exit__()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -332,8 +333,8 @@ class BackboneMemory(BackboneWrapper):
         """Raw tokens of what was read before that a segment is read with, at most."""
         return sum(part.width for part in self._laid_out(_FOREVER) if isinstance(part, Ids))
 
-    @property
-    def tokens_before(self) -> int:
+    @cached_property
+    def tokens_before(self) -> int:  # type: ignore[override]
         """Raw tokens of the segment before that stand in front of a segment's own, at most."""
         parts = self._laid_out(0)
         first = next(index for index, part in enumerate(parts) if isinstance(part, Tokens))
