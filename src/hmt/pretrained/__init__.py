@@ -1,4 +1,4 @@
-"""Models with memory that come with the library: what was trained beside a backbone of `hmt.backbone.PACKAGED`."""
+"""Models that come with the library: what was trained beside a backbone of `hmt.backbone.PACKAGED`."""
 
 from __future__ import annotations
 

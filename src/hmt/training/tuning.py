@@ -33,7 +33,8 @@ def apply_tuning(model, recipe: Recipe) -> None:
     parts = model.memory_modules()
     for name in recipe.keep:
         if name not in parts:
-            raise ValueError(f"keep names {name!r}, which is no part of this memory; parts: {', '.join(parts)}")
+            known = ", ".join(parts)
+            raise ValueError(f"keep names {name!r}, which is no part of this memory; parts: {known}")
         parts[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(

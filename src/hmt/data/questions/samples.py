@@ -69,9 +69,9 @@ def question_samples(
 ) -> Iterator[dict[str, Any]]:
     """A sample for every question whose evidence lies within whole segments, in the order of the segments.
 
-    A sample is `segment_ids` (the segment that holds the answer), `segments` (all that are needed), `hard` (others of the document: those that
-    share the rarest tokens with the question, one of them at random), `question`, `answer`, `kind`,
-    `document`, `segment` (its index) and `needed` (indices of all segments with evidence, in the order of the
+    A sample is `segment_ids` (the segment that holds the answer), `segments` (all that are needed), `hard`
+    (others of the document: those that share the rarest tokens with the question, one of them at random),
+    `question`, `answer`, `kind`, `document`, `segment` (its index) and `needed` (indices of all segments with evidence, in the order of the
     evidence; two-fact questions have two), all plain Python.
 
     Args:
