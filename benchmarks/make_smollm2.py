@@ -7,8 +7,8 @@
 questions: asks the documents (cloze questions, questions by patterns, made-up facts hidden in the text) and
 writes training samples: two passages, of which one or both hold the answer, the question and the answer.
 train: W_q and W_k are a whitening of 800 segments and 600 questions (`hmt.systems.hmt.whitening`); then LoRA
-in the layers above the one that recall reads learns to answer, by `hmt.training.train` (the same command again
-goes on). ship: what was trained, as `src/hmt/pretrained/smollm2-135m`.
+in the layers above the one that recall reads learns to answer, by `hmt.training.train` (the same command
+again goes on). ship: what was trained, as `src/hmt/pretrained/smollm2-135m`.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ def question_samples(
 
     A sample is `segment_ids` (the segment that holds the answer), `segments` (all that are needed), `hard`
     (others of the document: those that share the rarest tokens with the question, one of them at random),
-    `question`, `answer`, `kind`, `document`, `segment` (its index) and `needed` (indices of all segments with evidence, in the order of the
-    evidence; two-fact questions have two), all plain Python.
+    `question`, `answer`, `kind`, `document`, `segment` (its index) and `needed` (indices of all segments with
+    evidence, in the order of the evidence; two-fact questions have two), all plain Python.
 
     Args:
         ids: tokens of the document [T].

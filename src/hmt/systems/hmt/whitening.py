@@ -1,8 +1,8 @@
 """Where recall begins, measured: W_q and W_k that compare what is special about a question and a segment.
 
 Mean states of a language model point nearly the same way, whatever they are of, and differ most where it
-does not matter. So the directions in which memory embeddings vary are brought to one scale, and the part of a query
-that all questions share is left out:
+does not matter. So the directions in which memory embeddings vary are brought to one scale, and the part of
+a query that all questions share is left out:
 
     C = cov(M) = V diag(e) V^T,   W_k = V diag(e + r mean(e))^(-1/2),
     W_q = c (I - u u^T) W_k,      u = the mean query, normalised
