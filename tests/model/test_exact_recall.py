@@ -29,6 +29,7 @@ def build(**fields) -> HMTForCausalLM:
 
 
 MODELS = [
+    {"write_prompt": "alone", "lexical": 1.0, "hops": 2, "passages": 3, "recall_layer": 1},
     {"write_prompt": "alone", "lexical": 2.0, "recall_layer": 1},
     {"write_prompt": "alone", "lexical": 0.5},
     {"write_prompt": "learned"},
@@ -80,6 +81,45 @@ def test_bm25_is_the_formula():
     assert not got[:, 5].any()
 
 
+def test_a_second_hop_asks_with_what_stands_around_the_words():
+    """The window of the best passage in which rare words of the question stand, and nothing else of it."""
+    length, vocabulary = 120, 400
+    filler = [
+        torch.randint(200, 300, (length,), generator=torch.Generator().manual_seed(i)) for i in range(4)
+    ]
+    best = filler[0].clone()
+    best[70], best[75], best[20] = 7, 8, 9  # 9 stands in all passages
+    others = [passage.clone() for passage in filler[1:]]
+    for passage in others:
+        passage[3] = 9
+    question = torch.tensor([7, 8, 9, 5])
+    codes = torch.stack([exact.encode_ids(p[None], None, length, vocabulary)[0] for p in [best, *others]])
+    asked = exact.encode_ids(question[None], None, 6, vocabulary)
+    got = exact.with_context(
+        asked, codes[None], torch.ones(1, 4, dtype=torch.bool), torch.tensor([0]), vocabulary
+    )
+    words = exact.decode_ids(got)[0]
+    assert words[:6].tolist() == [0, 0, 8, 9, 10, 6]
+    around = [word - 1 for word in words[6:].tolist() if word]
+    assert len(around) == exact.WINDOW + 1 and 7 in around and 8 in around
+    start = next(i for i in range(length) if best[i : i + 41].tolist() == around)
+    assert start <= 70 and 75 < start + 41
+
+
+def test_two_facts_are_found_by_two_hops():
+    """The owner of a thing is named in one place, and what he eats in another."""
+    text = torch.cat([random_ids(L, seed).clamp(max=60) for seed in range(5)])
+    text[L : L + 3] = torch.tensor([90, 91, 92])  # the casket (90, 91) is Jasper's (92)
+    text[2 * L] = 91  # another casket
+    text[4 * L : 4 * L + 3] = torch.tensor([92, 93, 94])  # Jasper (92) eats apricots (93, 94)
+    question = torch.tensor([90, 91])
+    for hops, expected in ((1, False), (2, True)):
+        model = build(write_prompt="alone", lexical=100.0, hops=hops)
+        asked = model.flush(model.read(question, memory=model.flush(model.read(text))))
+        again = {passage.segment for passage in model.recalled(asked)[0] if passage.read_again}
+        assert 1 in again and (4 in again) == expected
+
+
 def test_the_best_are_chosen_in_the_order_of_the_text():
     weights = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1]]).log()
     held = torch.tensor([[4, 5, 2, 3], [0, -1, -1, -1]])
@@ -107,8 +147,9 @@ def test_a_flushed_memory_is_what_shorter_segments_leave(fields):
     with torch.no_grad():
         logits = model(answer[None], past_key_values=asked.copy()).logits[0]
         # by hand: P, the passages, the last five tokens, the answer
-        found = model.recalled(asked, top=2)[0]
+        found = [passage for passage in model.recalled(asked, top=6)[0] if passage.read_again]
         again = [whole[passage.segment] for passage in sorted(found, key=lambda p: p.segment)]
+        assert len(again) == model.config.passages
         layout = model.layout(asked.state, None)
         prompt = layout.parts[0].vectors[0]
         before = torch.cat([*again, torch.cat(whole)[-5:], answer])
@@ -211,6 +252,10 @@ def test_what_cannot_be_asked_is_refused():
         build(passages=0, lexical=0.1)
     with pytest.raises(ValueError, match="set passages to at least 1"):
         build(recall_query="segment", lexical=0.1)
+    with pytest.raises(ValueError, match="hops must be 1 or 2"):
+        build(hops=3)
+    with pytest.raises(ValueError, match="set lexical, and passages to 2 or more"):
+        build(hops=2)
     with pytest.raises(ValueError, match="lexical must not be negative"):
         build(lexical=-1.0)
     plain = build(passages=0)
@@ -290,7 +335,7 @@ def test_a_question_is_trained_without_passes_over_what_it_asks_about(replay, mo
         return original(self, embeds, state, **options)
 
     monkeypatch.setattr(HMTForCausalLM, "run_pass", counted)
-    model = build(**MODELS[1], memory_scale=0.5).train()
+    model = build(**MODELS[2], memory_scale=0.5).train()
     widths.clear()  # of trying out the backbone
     parts = [random_ids(n, n) for n in (2 * L, 5, 4)]
     ids = torch.cat(parts)[None].repeat(2, 1)
@@ -304,7 +349,7 @@ def test_a_question_is_trained_without_passes_over_what_it_asks_about(replay, mo
     # passages and question are written, the question is summarised, the answer read behind all of them
     assert sorted(widths) == sorted([(4, L + 2), (2, 5 + 2), (2, 4 + 2), (2, 1 + 2 * L + 5 + 4)])
     out.loss.backward()
-    slow = build(**MODELS[1], memory_scale=0.5).train()
+    slow = build(**MODELS[2], memory_scale=0.5).train()
     whole = slow(ids, labels=labels, segment_ends=ends, logits_to_keep=0, **options)
     whole.loss.backward()
     torch.testing.assert_close(out.loss, whole.loss, atol=1e-5, rtol=1e-5)
@@ -319,4 +364,4 @@ def test_ends_are_refused_where_segments_cannot_be_closed():
     with pytest.raises(ValueError, match="cannot close segments early inside a batch"):
         build(write_prompt="learned")(ids, segment_ends=torch.zeros_like(ids))
     with pytest.raises(ValueError, match="segment_ends must be"):
-        build(**MODELS[1])(ids, segment_ends=torch.zeros(1, 4))
+        build(**MODELS[2])(ids, segment_ends=torch.zeros(1, 4))

@@ -86,11 +86,13 @@ class Layout:
             the rest.
         recall: log recall weights [B, N] where the system recalls, else None.
         query: [B, d], what the bank was compared with, else None.
+        read_again: slots whose tokens are among the parts, int64 [B, p], -1 for none, else None.
     """
 
     parts: Sequence[Part]
     recall: Tensor | None = None
     query: Tensor | None = None
+    read_again: Tensor | None = None
 
     @property
     def staged(self) -> bool:

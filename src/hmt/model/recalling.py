@@ -19,11 +19,13 @@ class Passage:
         segment: which one of its stream, counted from 0.
         weight: of recall, 0 to 1; those of all segments sum to 1.
         ids: its tokens; None where the system keeps none.
+        read_again: whether these stand in the segment that comes next.
     """
 
     segment: int
     weight: float
     ids: list[int] | None = None
+    read_again: bool = False
 
 
 @torch.no_grad()
@@ -47,17 +49,27 @@ def recalled(model: Any, memory: Memory, top: int) -> list[list[Passage]]:
         layout = model.layout(memory.state, encoded)
     if layout.recall is None:
         raise ValueError("nothing is recalled before the tokens of a segment in this configuration")
-    weights = layout.recall.exp()
     held = model.retrieval.held(memory.segments_read)
+    there = layout.recall > torch.finfo(layout.recall.dtype).min
+    # what is read again comes first, in the order of the weights, too
+    first = torch.zeros_like(layout.recall)
+    if layout.read_again is not None:
+        spare = torch.zeros_like(first[:, :1])
+        slots = torch.where(layout.read_again < 0, first.shape[1], layout.read_again)
+        first = torch.cat([first, spare], dim=1).scatter(1, slots, 1.0)[:, :-1]
+    order = torch.where(there, layout.recall, -torch.inf)
+    order = order.argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, first.gather(1, order).argsort(dim=1, descending=True, stable=True))
     found = []
-    best = weights.topk(min(top, weights.shape[1]), dim=1)
-    for row, (values, slots) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
-        tokens = model.remembered(memory, row, slots)
+    for row, best in enumerate(order[:, :top].tolist()):
+        chosen = [slot for slot in best if there[row, slot]]
+        tokens = model.remembered(memory, row, chosen)
         found.append(
             [
-                Passage(int(held[row, slot]), value, ids)
-                for value, slot, ids in zip(values, slots, tokens, strict=True)
-                if value > 0
+                Passage(
+                    int(held[row, slot]), float(layout.recall[row, slot].exp()), ids, bool(first[row, slot])
+                )
+                for slot, ids in zip(chosen, tokens, strict=True)
             ]
         )
     return found

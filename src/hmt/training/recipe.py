@@ -161,6 +161,9 @@ class Recipe:
     def __post_init__(self) -> None:
         stages = tuple(s if isinstance(s, Stage) else build(Stage, s) for s in self.stages)
         object.__setattr__(self, "stages", stages)
+        object.__setattr__(self, "keep", tuple(self.keep))
+        if self.lora_targets is not None:
+            object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         check_types(self)
         if not stages:
             raise ValueError("a recipe needs at least one stage with steps to make")

@@ -26,6 +26,8 @@ SYSTEM = System(
         "inline-passages": _SMALL | {"recall_query": "inline", "write_prompt": "learned", "passages": 2},
         "asked": _SMALL
         | {"recall_query": "previous", "write_prompt": "alone", "passages": 2, "lexical": 0.3},
+        "asked-twice": _SMALL
+        | {"recall_query": "previous", "write_prompt": "alone", "passages": 2, "lexical": 1.0, "hops": 2},
         "asked-mean": _SMALL
         | {
             "recall_query": "previous",

@@ -35,6 +35,9 @@ class HMTConfig(MemoryConfig):
         lexical: weight of BM25 (k1 0.9, b 0.4, over the ids in the bank) in the score of a segment: each of
             the two, over the segments that can be recalled, is brought to mean 0 and deviation 1, and so much
             of this one is added to the learned one. Needs passages and `recall_query="previous"`.
+        hops: 2: the last of the passages is found by asking again, by BM25, with the question and the tokens
+            around its words in the best passage, so that what is said of somebody in one place finds what is
+            said of him in another. Needs lexical and at least 2 passages.
         recall_layer: ours: memory embedding and query are the means over the tokens of a segment of what the
             backbone's first so many layers give (and its last norm), not outputs at learned prompts. Needs
             passages, `recall_query="previous"`, `write_prompt="alone"` and one embedding per segment.
@@ -52,6 +55,7 @@ class HMTConfig(MemoryConfig):
     write_prompt: Literal["recall", "learned", "alone"] = "recall"
     passages: int = 0
     lexical: float = 0.0
+    hops: int = 1
     recall_layer: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -82,6 +86,12 @@ class HMTConfig(MemoryConfig):
             raise ValueError(
                 "lexical compares the tokens of the segment before with those in the bank: set passages "
                 'to at least 1 and recall_query to "previous"'
+            )
+        if self.hops not in (1, 2):
+            raise ValueError(f"hops must be 1 or 2, got {self.hops}")
+        if self.hops == 2 and not (self.lexical and self.passages > 1):
+            raise ValueError(
+                "a second hop asks by BM25 for one more passage: set lexical, and passages to 2 or more"
             )
         if self.recall_layer is not None:
             if self.recall_layer < 1:

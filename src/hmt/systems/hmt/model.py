@@ -284,17 +284,18 @@ class HMTForCausalLM(BackboneMemory):
             assert query is not None
             recalled, log_weights, folded = self._recall(state, query)
         prompt = self._prompt(state, recalled)
-        read_again = self._passages(state, log_weights)
+        read_again, slots = self._passages(state, log_weights)
         parts = [Embeds(prompt), *read_again, sensory, Tokens(), *self._written(prompt)]
-        return Layout(parts, log_weights, folded)
+        return Layout(parts, log_weights, folded, slots)
 
     def _answer(self, state: MemoryState, question: Tensor, reached: Tensor) -> Layout:
         """What stands behind the summary prompt inside a segment, whose output is `question` [B, d]."""
         recalled, log_weights, folded = self._recall(state, question)
         log_weights = log_weights.masked_fill(~reached[:, None], floor(log_weights))
         prompt = self._prompt(state, recalled)
-        parts = [Embeds(prompt), *self._passages(state, log_weights), Tokens(), *self._written(prompt)]
-        return Layout(parts, log_weights, folded)
+        read_again, slots = self._passages(state, log_weights)
+        parts = [Embeds(prompt), *read_again, Tokens(), *self._written(prompt)]
+        return Layout(parts, log_weights, folded, slots)
 
     def update(self, state: MemoryState, record: SegmentRecord) -> MemoryState:
         """Equation 5: the outputs at the trailing prompt join the bank."""
@@ -401,20 +402,35 @@ class HMTForCausalLM(BackboneMemory):
         scores = passages.bm25(self._newest(state), codes, filled, self.config.vocab_size)
         return self.config.lexical * standardised(scores, filled)
 
-    def _passages(self, state: MemoryState, log_weights: Tensor | None) -> list[Ids]:
-        """The tokens of what is recalled, in the order of the text."""
+    def _passages(self, state: MemoryState, log_weights: Tensor | None) -> tuple[list[Ids], Tensor | None]:
+        """The tokens of what is recalled, in the order of the text, and its slots [B, p], -1 for none."""
         number = self.config.passages
         if not number or log_weights is None:
-            return []
+            return [], None
         codes, held = state.ring("passages"), self._held(state.segments)
         held = held.masked_fill(~self._recallable(state, held), -1)
         held = held.masked_fill(log_weights <= floor(log_weights), -1)[:, : codes.shape[1]]
         if not codes.shape[1]:
-            return []
-        slots, there = passages.choose(log_weights[:, : codes.shape[1]], held, number)
+            return [], None
+        scores = log_weights[:, : codes.shape[1]]
+        if self.config.hops > 1:
+            scores = self._asked_again(state, scores, codes, held)
+        slots, there = passages.choose(scores, held, number)
         chosen = codes.gather(1, slots[..., None].expand(-1, -1, codes.shape[2]))
         empty = passages.code_limits(self.config.vocab_size)[0]
-        return passages.as_parts(chosen.masked_fill(~there[..., None], empty))
+        parts = passages.as_parts(chosen.masked_fill(~there[..., None], empty))
+        return parts, slots.masked_fill(~there, -1)
+
+    def _asked_again(self, state: MemoryState, scores: Tensor, codes: Tensor, held: Tensor) -> Tensor:
+        """Scores [B, n] by which the passages are chosen that include one of a second hop."""
+        filled, vocabulary = held >= 0, self.config.vocab_size
+        scores = scores.masked_fill(~filled, -torch.inf)
+        best = scores.topk(min(self.config.passages - 1, scores.shape[1]), dim=1).indices
+        asked = passages.with_context(self._newest(state), codes, filled, best[:, 0], vocabulary)
+        found = passages.bm25(asked, codes, filled, vocabulary) + 1e-3 * scores.softmax(1)  # of equal ones
+        # those of the first hop before all others, then the one that is found
+        found = found.masked_fill(~filled, -1.0)
+        return found.scatter(1, best, float("inf"))
 
     def remembered(self, memory: Memory, row: int, slots: list[int]) -> list[list[int] | None]:
         """The tokens of the segments in these slots, with passages."""

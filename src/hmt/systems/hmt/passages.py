@@ -16,6 +16,8 @@ from hmt.model.layout import Ids
 _SHIFT = 2**15
 # Okapi BM25, with the values that are usual for short passages
 K1, B = 0.9, 0.4
+# tokens of a passage that are asked with again
+WINDOW = 40
 
 
 def code_dtype(vocab_size: int) -> torch.dtype:
@@ -79,20 +81,49 @@ def bm25(questions: Tensor, codes: Tensor, filled: Tensor, vocab_size: int) -> T
 
     questions: codes [B, w]. codes: [B, n, L]. filled: bool [B, n].
     """
-    batch, number = filled.shape
-    asked, words = decode_ids(questions), decode_ids(codes).masked_fill(~filled[..., None], 0)
-    # where each token of the vocabulary stands in the question: 0 for none of it, and for no token
-    width = asked.shape[1]
-    places = torch.arange(1, width + 1, device=asked.device).expand(batch, -1)
-    table = asked.new_zeros(batch, vocab_size + 1).scatter(1, asked, places)
-    table[:, 0] = 0
-    where = table.gather(1, words.flatten(1)).view(words.shape)
-    counts = torch.zeros(batch, number, width + 1, device=asked.device)
-    counts = counts.scatter_add(2, where, torch.ones_like(where, dtype=counts.dtype))[..., 1:]
+    where, width = _matches(questions, codes, filled, vocab_size), questions.shape[1]
+    counts, rarity = _counted(where, width, filled)
     total = filled.sum(1).clamp(min=1).float()
-    lengths = (words > 0).sum(-1).float()
+    lengths = ((decode_ids(codes) > 0) & filled[..., None]).sum(-1).float()
     mean = (lengths.sum(1) / total).clamp(min=1)
-    spread = (counts > 0).sum(1).float()
-    rarity = torch.log1p((total[:, None] - spread + 0.5).clamp(min=0) / (spread + 0.5))
     damped = K1 * (1 - B + B * lengths / mean[:, None])
     return (rarity[:, None] * counts * (K1 + 1) / (counts + damped[..., None])).sum(-1)
+
+
+def with_context(questions: Tensor, codes: Tensor, filled: Tensor, slots: Tensor, vocab_size: int) -> Tensor:
+    """Questions with what stands around their words in one passage each: codes [B, w + L].
+
+    Of the passage in slot `slots` int64 [B] the `WINDOW` tokens are taken in which the question's tokens
+    weigh most, each by how rare it is; the rest is no token. Other arguments as of `bm25`.
+    """
+    where = _matches(questions, codes, filled, vocab_size)
+    rarity = _counted(where, questions.shape[1], filled)[1]
+    place = slots[:, None, None].expand(-1, 1, codes.shape[2])
+    weights = pad(rarity, (1, 0)).gather(1, where.gather(1, place)[:, 0])
+    half = WINDOW // 2
+    sums = pad(weights, (half + 1, half)).cumsum(1)
+    sums = sums[:, 2 * half + 1 :] - sums[:, : -2 * half - 1]
+    tokens = torch.arange(codes.shape[2], device=codes.device)
+    inside = (tokens - sums.argmax(1, keepdim=True)).abs() <= half
+    empty = code_limits(vocab_size)[0]
+    around = codes.gather(1, place)[:, 0].masked_fill(~inside, empty)
+    return torch.cat([questions, around], dim=1)
+
+
+def _matches(questions: Tensor, codes: Tensor, filled: Tensor, vocab_size: int) -> Tensor:
+    """Where each token of the passages stands in the question, int64 [B, n, L], from 1; 0: nowhere."""
+    asked, words = decode_ids(questions), decode_ids(codes).masked_fill(~filled[..., None], 0)
+    places = torch.arange(1, asked.shape[1] + 1, device=asked.device).expand(len(asked), -1)
+    # of a token that is asked for more than once, one of its places
+    table = asked.new_zeros(len(asked), vocab_size + 1).scatter(1, asked, places)
+    table[:, 0] = 0
+    return table.gather(1, words.flatten(1)).view(words.shape)
+
+
+def _counted(where: Tensor, width: int, filled: Tensor) -> tuple[Tensor, Tensor]:
+    """How often passages hold each token of a question [B, n, w], and how rare each is [B, w]."""
+    counts = torch.zeros(*where.shape[:2], width + 1, device=where.device)
+    counts = counts.scatter_add(2, where, torch.ones_like(where, dtype=counts.dtype))[..., 1:]
+    total = filled.sum(1, keepdim=True).clamp(min=1).float()
+    spread = (counts > 0).sum(1).float()
+    return counts, torch.log1p((total - spread + 0.5).clamp(min=0) / (spread + 0.5))

@@ -40,6 +40,18 @@ def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Referenc
             scores.append(score)
         return torch.tensor(scores, dtype=T.dtype)
 
+    def around(question: Tensor, passages: list[Tensor], best: int) -> Tensor:
+        """The 41 tokens of a passage in the middle of which the question's words weigh most."""
+        n, passage = len(passages), passages[best].tolist()
+        weights = []
+        for token in passage:
+            df = sum(token in other.tolist() for other in passages)
+            asked = token in question.tolist()
+            weights.append(math.log(1 + (n - df + 0.5) / (df + 0.5)) if asked else 0.0)
+        sums = [sum(weights[max(0, t - 20) : t + 21]) for t in range(len(passage))]
+        middle = sums.index(max(sums))
+        return passages[best][max(0, middle - 20) : middle + 21]
+
     def standardised(scores: Tensor) -> Tensor:
         centred = scores - scores.mean()
         return centred / torch.sqrt(centred.square().mean() + 1e-6)
@@ -91,8 +103,14 @@ def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Referenc
             weights = torch.softmax(scores, dim=-1)
             P_n = (weights @ M.flatten(1)).view(m, -1) * scale  # equation 3
             if config.passages:
-                best = weights.topk(min(config.passages, len(held))).indices
-                read_again = [embed(model, tokens[n]) for n in sorted(best.tolist())]
+                order = weights.argsort(descending=True, stable=True).tolist()
+                best = order[: config.passages]
+                if config.hops == 2 and len(held) > config.passages - 1:
+                    best = order[: config.passages - 1]
+                    asked = torch.cat([previous[-L:], around(previous[-L:], tokens, best[0])])
+                    found = bm25(asked, tokens) + 1e-3 * weights
+                    best.append(max(set(order) - set(best), key=lambda n: found[n]))
+                read_again = [embed(model, tokens[n]) for n in sorted(best)]
             weights = torch.cat([weights, weights.new_zeros(gap)])
 
         W = P_n if config.write_prompt == "recall" else model.write_prompt.weight  # P_n in the paper
@@ -101,9 +119,9 @@ def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Referenc
         if inline:
             before = [sensory, H_n[:j], T, P_n, *read_again]
             hidden, out = run_backbone(model, [*before, H_n[j:], *ending])
-            asked = len(sensory) + len(H_n[:j])  # where T stands
+            probe = len(sensory) + len(H_n[:j])  # where T stands
             resumed = sum(map(len, before))
-            logits.append(torch.cat([out[len(sensory) : asked], out[resumed : resumed + len(H_n[j:])]]))
+            logits.append(torch.cat([out[len(sensory) : probe], out[resumed : resumed + len(H_n[j:])]]))
         else:
             before = [P_n, *read_again, sensory]
             hidden, out = run_backbone(model, [*before, H_n, *ending])  # equation 4
