@@ -43,8 +43,9 @@ FIELDS: dict[str, Any] = {
     "memory_scale": "embedding",
     "recall_query": "previous",
     "write_prompt": "alone",
-    "passages": 2,
+    "passages": 3,
     "lexical": 2.0,
+    "hops": 2,
     "recall_layer": RECALL_LAYER,
 }
 LORA = ("q_proj", "k_proj", "v_proj", "o_proj")

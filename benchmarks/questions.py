@@ -77,7 +77,7 @@ class Asker:
 
     def choose_by(self, reader: str) -> None:
         """Set the model up for a reader; memories stay valid in this process."""
-        lexical = {"learned": 0.0, "bm25": 1e4}.get(reader, self.config.lexical)
+        lexical = {"learned": 0.0, "bm25": 1e3}.get(reader, self.config.lexical)
         self.model.config.lexical = lexical
         with torch.no_grad():
             self.model.recall.key.weight.copy_(self.key)
@@ -229,7 +229,7 @@ def main() -> None:
             k: [str(p) for p in v] if k == "data" else v for k, v in vars(args).items() if k != "output"
         }
         settings["data"] = [Path(path).name for path in settings["data"]]
-        result = {"run": run_facts(), "settings": settings, "results": rows, "examples": examples}
+        result = {"run": run_facts(0), "settings": settings, "results": rows, "examples": examples}
         write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
 
 
