@@ -43,7 +43,7 @@ FIELDS: dict[str, Any] = {
     "memory_scale": "embedding",
     "recall_query": "previous",
     "write_prompt": "alone",
-    "passages": 3,
+    "passages": 2,
     "lexical": 2.0,
     "hops": 2,
     "recall_layer": RECALL_LAYER,
