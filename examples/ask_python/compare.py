@@ -29,7 +29,8 @@ class Reply:
         held: whether the evidence stands in them; None where it is not known.
         right: whether the answer holds the right words; None where they are not known.
         seconds: from the question to the end of the answer.
-        passages: every segment that recall weighed, the heaviest first; none of the other ways.
+        passages: every segment that recall weighed: those that were read again, then the others, each by
+            weight; none of full attention.
     """
 
     said: str

@@ -26,7 +26,8 @@ class Question:
         return None if self.answer is None else bool(places(self.answer, said))
 
 
-# Each answer stands in the reference of Python 3.10 to 3.13; `known` leaves out what another one lacks.
+# Each answer stands in the reference of Python 3.10 to 3.13; `known` leaves out what another one lacks. The
+# last three are asked in other words than those of the text.
 QUESTIONS = [
     Question(
         "Whose document inspired most of the descriptions of patterns?",
@@ -54,17 +55,17 @@ QUESTIONS = [
         "C3 method resolution order",
     ),
     Question(
-        "From which file in the home directory does the debugger read commands when it starts?",
+        "Where can one keep commands that pdb runs at startup?",
         ".pdbrc",
         '".pdbrc" exists in the user',
     ),
     Question(
-        "With which standard do comparisons of not-a-number values comply?",
+        "Which norm do comparisons of floats with NaN follow?",
         "IEEE 754",
         "compliant with IEEE 754",
     ),
     Question(
-        "Which environment variable has to do with the random salt of hash values?",
+        "What has to be set in the environment to make hashing of strings repeatable?",
         "PYTHONHASHSEED",
         "PYTHONHASHSEED",
     ),

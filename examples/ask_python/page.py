@@ -37,7 +37,7 @@ def map_plot(
             if passage.weight >= _LEAST or rank < reread:
                 colour = COLOURS[0] if rank < reread else QUIET
                 size = 12 + 120 * passage.weight
-                axes.scatter([passage.tokens[0]], [row], s=size, color=colour, alpha=0.8, linewidths=0)
+                axes.scatter([passage.segment * length], [row], s=size, color=colour, alpha=0.8, linewidths=0)
         at = [segment * length for segment in where]
         axes.scatter(at, [row] * len(at), s=190, facecolors="none", edgecolors=COLOURS[1], linewidths=1.5)
     names = [textwrap.shorten(question.text, 60, placeholder="…") for question in questions]

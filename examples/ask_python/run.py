@@ -11,10 +11,12 @@ from typing import Any
 from ask_python.compare import BM25, EXACT, FULL, WINDOW, Reply, Ways, compared
 from ask_python.document import QUESTIONS, Question, known, python_reference
 from ask_python.show import show_map, show_reply
-from hmt.asking import Books, Texts
+from hmt.asking.books import Books, Texts
+from hmt.asking.places import Document
 from hmt.cli.ask import read_texts
 from hmt.cli.read import open_model
 from hmt.evaluation.memory_use import kv_cache_bytes
+from hmt.evaluation.readers.plain import longest_input
 from hmt.model.asking import check_question, question_ids
 from hmt.util.environment import run_facts
 from hmt.util.files import check_own_folder, only_writer, write_atomically
@@ -28,14 +30,14 @@ HEADER = ("", "tokens read for an answer", "answer among them", "right answers",
 
 
 def main(
-    output: Path, text: Sequence[str], asked: Sequence[str], model: str, device: str | None, shown: int
+    output: Path, text: Sequence[str], asked: Sequence[str], model: str, device: str | None, shown: int | None
 ) -> None:
     """What `hmt demo` runs.
 
     Args:
         text: files to read, with questions of the user's own; none for Python's reference.
         asked: questions, in place of those that are here.
-        model: of `hmt.load_model`. shown: passages of each answer.
+        model: of `hmt.load_model`. shown: passages of each answer; None: those that are read again.
     ValueError for a text without tokens, without questions, and for a question longer than a segment.
     """
     if text and not asked:
@@ -45,25 +47,30 @@ def main(
     questions, lacking = known([Question(one) for one in asked] or QUESTIONS, reference)
     for one in lacking:
         print(f"left out, as the reference of this Python does not say it: {one.text}")
+    if not questions:
+        raise ValueError("the reference of this Python answers none of the questions; name some with --ask")
     sources = list(text) or [str(output / "document.txt")]
     with only_writer(output):
-        write_atomically(output / FIRST, (json.dumps({"model": model, "text": sources}) + "\n").encode())
-        if not text:
-            write_atomically(output / "document.txt", reference.encode())
-        texts = Texts.of(sources)
+        texts = Texts.of(sources) if text else Texts([[Document(sources[0], reference)]])
         reader, tokenizer = open_model(model, device)
         for one in questions:  # refused before anything is read
             check_question(reader, question_ids(tokenizer, one.text))
+        write_atomically(output / FIRST, (json.dumps({"model": model, "text": sources}) + "\n").encode())
+        if not text:
+            write_atomically(output / "document.txt", reference.encode())
         AskDemo(output, reader, tokenizer, questions, shown).run(texts, reference)
 
 
 class AskDemo:
     """Args: as of `main`; model, tokenizer: of each other."""
 
-    def __init__(self, output: Path, model: Any, tokenizer: Any, questions: Sequence[Question], shown: int):
+    def __init__(
+        self, output: Path, model: Any, tokenizer: Any, questions: Sequence[Question], shown: int | None
+    ):
         self.output, self.model, self.tokenizer = output, model, tokenizer
-        self.questions, self.shown = questions, shown
-        self.limit = model.config.text_config.max_position_embeddings  # tokens the backbone was made for
+        self.questions, self.shown = questions, shown or model.config.passages
+        # tokens the backbone was made for; where it does not say, more than any text has
+        self.limit = longest_input(model.backbone) or 10**12
 
     def run(self, texts: Texts, reference: str) -> None:
         """Do everything; leaves `report.html`, `recall-map.png` and `answers.json`.
@@ -94,11 +101,13 @@ class AskDemo:
         memory, config = books.memory, self.model.config
         tokens, segments = int(memory.tokens_read[0]), int(memory.segments_read[0])
         cache = kv_cache_bytes(config.text_config, tokens, self.model.dtype.itemsize)
-        names = ", ".join(document.name for document in books.documents)
+        names = books.documents[0].name
+        if len(books.documents) > 1:
+            names = f"{len(books.documents)} documents"
         parameters = plural(self.model.num_parameters(), "parameter")
         return {
             "Document": f"{names}, {plural(tokens, 'token')}, {plural(segments, 'segment')}",
-            "Model": f"{config.name_or_path}, {parameters}, made for {self.limit:,} tokens",
+            "Model": f"{config.name_or_path}, {parameters}",
             "Memory": f"{byte_text(memory.nbytes)}, however long the text; keys and values of full attention "
             f"would take {byte_text(cache)}, {cache / memory.nbytes:,.0f} times as much",
         }

@@ -38,7 +38,7 @@ def show_map(asked: Sequence[Reply], right: Sequence[Sequence[int]], segments: i
     print(f"\nWhat was recalled, over the {plural(segments, 'segment')} of the text:")
     for line in recall_map(chosen, right, segments, min(stdout().width, _WIDEST) - 4):
         print(line)
-    print(LEGEND)
+    print(LEGEND if any(right) else "+: recalled")
 
 
 def recall_map(

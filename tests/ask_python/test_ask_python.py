@@ -47,6 +47,7 @@ def demo(tmp_path, monkeypatch, folder, pages):
     monkeypatch.setenv("HMT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "python_reference", lambda: pages)
+    monkeypatch.setattr(run, "LONGEST", 4)
     (tmp_path / "book.txt").write_text(TEXT, encoding="utf-8")
 
     def call(*words, code=0, model=folder):
@@ -93,7 +94,8 @@ def test_the_whole_demo(demo, tmp_path, pages):
     html = (out / "report.html").read_text(encoding="utf-8")
     assert html.count("data:image/png;base64,") == 1 and "http" not in html and "last tokens" in html
     assert (out / "recall-map.png").read_bytes().startswith(b"\x89PNG")
-    again = demo("-o", "out")  # its own folder may be written again, and the text is not read twice
+    # its own folder may be written again, and the text is not read twice
+    again = demo("-o", "out", "--ask", "Who?")
     assert "Reading: kept by an earlier run" in again.stdout
 
 

@@ -44,7 +44,14 @@ def command(
             help="Folder, hub id or short name of a model with memory.", metavar="MODEL", rich_help_panel=_ASK
         ),
     ] = DEFAULT_MODEL,
-    top: Annotated[int, typer.Option(help="Passages to show, at most.", min=1, rich_help_panel=_ASK)] = 2,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            help="Passages to show, at most. Default: as many as the model reads again.",
+            min=1,
+            rich_help_panel=_ASK,
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU where there is one.", rich_help_panel=_ASK),
