@@ -27,7 +27,7 @@ class Reply:
         said: the answer.
         read: tokens of the text that stood before the answer.
         held: whether the evidence stands in them; None where it is not known.
-        right: whether the answer holds the right words; None where they are not known.
+        given: whether the right words stand in the answer; None where they are not known.
         seconds: from the question to the end of the answer.
         passages: every segment that recall weighed: those that were read again, then the others, each by
             weight; none of full attention.
@@ -36,7 +36,7 @@ class Reply:
     said: str
     read: int
     held: bool | None
-    right: bool | None
+    given: bool | None
     seconds: float
     passages: list[Found] = field(default_factory=list)
 
@@ -109,7 +109,7 @@ class Ways:
         )[0, ids.shape[1] :]
         said = tokenizer.decode(written, skip_special_tokens=True).strip()
         seconds = time.perf_counter() - began
-        return Reply(said, number, _stands(question, part), question.is_right(said), seconds)
+        return Reply(said, number, _stands(question, part), question.is_given(said), seconds)
 
     def around(self, question: Question, room: int) -> tuple[str, int]:
         """At most `room` tokens of the text with the evidence in their middle, and how many they are."""
@@ -130,7 +130,7 @@ class Ways:
             where = self.segments(question)
             held = books is self.books and any(passage.segment in where for passage in read)
         tokens = sum(end - begin for begin, end in (passage.tokens for passage in read))
-        return Reply(answer.answer, tokens, held, question.is_right(answer.answer), seconds, answer.passages)
+        return Reply(answer.answer, tokens, held, question.is_given(answer.answer), seconds, answer.passages)
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def _stands(question: Question, *texts: str) -> bool | None:
 
 
 def compared(replies: Mapping[str, Sequence[Reply]]) -> list[tuple[str, str, str, str, str]]:
-    """A row for each way: its name, tokens read, evidence among them, right answers, seconds an answer."""
+    """A row for each way: its name, tokens read, evidence among them, answers given, seconds an answer."""
     rows = []
     for name, found in replies.items():
         number = len(found)
@@ -165,7 +165,7 @@ def compared(replies: Mapping[str, Sequence[Reply]]) -> list[tuple[str, str, str
                 name,
                 f"{round(sum(one.read for one in found) / number):,}",
                 f"{sum(bool(one.held) for one in found)}/{number}",
-                f"{sum(bool(one.right) for one in found)}/{number}",
+                f"{sum(bool(one.given) for one in found)}/{number}",
                 f"{sum(one.seconds for one in found) / number:.1f}",
             )
         )

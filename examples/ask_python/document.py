@@ -13,7 +13,7 @@ class Question:
 
     Attributes:
         text: the question.
-        answer: the words that a right answer holds; None of a question of the user's own.
+        answer: the words to be said; None of a question of the user's own.
         evidence: words of the document, around the answer, by which its place is found.
     """
 
@@ -21,7 +21,7 @@ class Question:
     answer: str | None = None
     evidence: str | None = None
 
-    def is_right(self, said: str) -> bool | None:
+    def is_given(self, said: str) -> bool | None:
         """Whether the answer stands in what was said, as words of their own; None where it is not known."""
         return None if self.answer is None else bool(places(self.answer, said))
 

@@ -26,7 +26,7 @@ from hmt.util.tables import print_table
 
 FIRST = "hmt-ask-demo.json"  # what it writes first: its folder is known by it
 LONGEST = 32  # tokens of an answer
-HEADER = ("", "tokens read for an answer", "answer among them", "right answers", "seconds an answer")
+HEADER = ("", "tokens read for an answer", "answer among them", "answer given", "seconds an answer")
 
 
 def main(

@@ -15,16 +15,16 @@ _WIDEST = 100  # columns of the map
 
 
 def verdict(question: Question, reply: Reply) -> str:
-    """Whether the answer is right and was found; nothing where that is not known."""
+    """Whether the answer was given and found; nothing where it is not known."""
     if question.answer is None:
         return ""
     found = "stands" if reply.held else "does not stand"
-    right = "right" if reply.right else "wrong"
-    return f"{right}; the answer, {question.answer}, {found} in the passages that were read again"
+    given = "is" if reply.given else "is not"
+    return f"the answer, {question.answer}, {given} given, and {found} in the passages that were read again"
 
 
 def show_reply(number: int, question: Question, reply: Reply, shown: int) -> None:
-    """One question: the answer, whether it is right, and the first `shown` passages as of `hmt ask`."""
+    """One question: what was said, whether the answer is given, and the first `shown` passages as of `hmt ask`."""
     print(f"\n{number}. {question.text}")
     print(f"   {' '.join(reply.said.split()) or '(nothing)'}")
     told = verdict(question, reply)

@@ -64,14 +64,14 @@ def test_every_answer_stands_in_the_reference_of_this_python():
     here, lacking = known(QUESTIONS, text)
     assert here == QUESTIONS and not lacking and len(text) > 400_000
     for question in here:
-        assert places(question.answer, question.evidence) and question.is_right(f"It is {question.answer}.")
+        assert places(question.answer, question.evidence) and question.is_given(f"It is {question.answer}.")
         assert len(places(question.evidence, text)) <= 6
 
 
 def test_words_are_found_across_lines_and_not_inside_others():
     assert places("raymond hettinger", "to Raymond\n  Hettinger, and RaymondHettinger") == [3]
     assert places("C3", "C3 AC3 C33 (c3)") == [0, 12] and places(".pdbrc", 'a ".pdbrc" file') == [3]
-    assert Question("Who?").is_right("him") is None
+    assert Question("Who?").is_given("him") is None
     assert known([Question("Who?"), Question("a", "b", "c")], "d") == (
         [Question("Who?")],
         [Question("a", "b", "c")],
@@ -104,7 +104,7 @@ def test_a_text_and_questions_of_ones_own(demo, tmp_path):
         "--text", "book.txt", "--ask", "Who saw the whale?", "--ask", "When?", "--top", "1", "-o", "own"
     )
     assert "1. Who saw the whale?" in done.stdout and "2. When?" in done.stdout
-    assert done.stdout.count("book.txt:") == 2 and "right" not in done.stdout
+    assert done.stdout.count("book.txt:") == 2 and "is given" not in done.stdout
     assert not (tmp_path / "own" / "document.txt").exists()
     assert json.loads((tmp_path / "own" / "answers.json").read_text())["ways"] == {}
 
