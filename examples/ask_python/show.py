@@ -24,7 +24,7 @@ def verdict(question: Question, reply: Reply) -> str:
 
 
 def show_reply(number: int, question: Question, reply: Reply, shown: int) -> None:
-    """One question: what was said, whether the answer is given, and the first `shown` passages as of `hmt ask`."""
+    """One question: what was said, and the first `shown` passages, as `hmt ask` shows them."""
     print(f"\n{number}. {question.text}")
     print(f"   {' '.join(reply.said.split()) or '(nothing)'}")
     told = verdict(question, reply)
