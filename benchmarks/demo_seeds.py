@@ -1,10 +1,10 @@
-"""The demo's two comparisons over several seeds: perplexity against history, and recall of hidden values.
+"""The training demo over several seeds: perplexity against history, and recall of hidden values.
 
-    python benchmarks/demo_seeds.py demo-output --seeds 0 1 2 --output benchmarks/results/demo_seeds.json
+    python benchmarks/demo_seeds.py demo-train --seeds 0 1 2 --output benchmarks/results/demo_seeds.json
 
-Takes the backbone and the tokens that `hmt demo` left in its folder, trains every system again for each seed
-(other initial memory, other order of samples, the same steps), scores all of them on the same held-out
-tokens, and writes the numbers with their spread, the command, commit, versions and hardware.
+Takes the backbone and the tokens that `hmt demo --train` left in its folder, trains every system again for
+each seed (other initial memory, other order of samples, the same steps), scores all of them on the same
+held-out tokens, and writes the numbers with their spread, the command, commit, versions and hardware.
 """
 
 from __future__ import annotations

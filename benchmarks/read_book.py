@@ -1,6 +1,6 @@
 """Read one long text into a memory file and watch the process's memory while it reads.
 
-    python benchmarks/read_book.py demo-output/hmt book.txt --output benchmarks/results/read_book.json
+    python benchmarks/read_book.py demo-train/hmt book.txt --output benchmarks/results/read_book.json
 
 Notes resident memory every few thousand tokens, saves the memory beside the output, and continues from the
 file in a new process.

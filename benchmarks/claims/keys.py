@@ -1,7 +1,7 @@
 """Key-value recall by length and depth: `python benchmarks/claims/keys.py HMT RMT --output RESULTS`.
 
-HMT and RMT are the folders `recall-hmt` and `recall-rmt` that `hmt demo` leaves, trained on 16 segments at
-most.
+HMT and RMT are the folders `recall-hmt` and `recall-rmt` that `hmt demo --train` leaves, trained on 16
+segments at most.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ class Demo:
 def main(
     output: Path, text: Sequence[str], systems: Sequence[str], seed: int, workers: int, quick: bool
 ) -> None:
-    """What `hmt demo` runs. ValueError for a system that is not in the registry."""
+    """What `hmt demo --train` runs. ValueError for a system that is not in the registry."""
     from hmt.systems import get
 
     for name in systems:  # refused before work starts

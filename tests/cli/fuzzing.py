@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -41,7 +42,7 @@ BASE = {
     "--systems rmt --device cpu --out bench",
     "train": "backbone docs.jsonl --output run --segment-length 16 --stage1-steps 1 --stage2-steps 1 "
     "--bptt-depth 2",
-    "demo": "--text docs.jsonl --output demo --smoke",
+    "demo": "--train --text docs.jsonl --output demo --smoke",
     "env": "",
 }
 NUMBERS = [
@@ -329,12 +330,12 @@ def _little_memory() -> Iterator[None]:
 
 @contextmanager
 def _no_demo() -> Iterator[None]:
-    """`hmt demo` up to where its work begins."""
+    """`hmt demo`, of both kinds, up to where its work begins."""
     add_examples()
+    from ask_python.run import AskDemo
     from demo.run import Demo
 
-    real, Demo.run = Demo.run, lambda self: None  # type: ignore[method-assign,assignment]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (Demo, AskDemo):
+            patch.setattr(kind, "run", lambda *arguments: None)
         yield
-    finally:
-        Demo.run = real  # type: ignore[method-assign]

@@ -70,7 +70,8 @@ def test_no_command_overwrites_what_is_not_its_own(error_of, folders, workplace,
         (workplace / "folder" / name).write_bytes(b"mine")
     assert "no result of hmt eval" in error_of("eval", folders / "rmt", "--data", "book.txt", "-o", "folder")
     assert "no result of hmt bench" in error_of("bench", "--shape", "tiny", "--out", "folder")
-    assert "not empty and holds no demo" in error_of("demo", "--smoke", "-o", "folder")
+    assert "not empty and holds no demo" in error_of("demo", "--train", "--smoke", "-o", "folder")
+    assert "not empty and holds no demo" in error_of("demo", "-o", "folder")
     assert "not empty and holds no run" in error_of("train", folders / "rmt", "book.txt", "-o", "folder")
     for command in ("eval", "bench", "demo", "train"):
         words = {"eval": ["x", "--data", "book.txt"], "train": ["x", "book.txt"]}.get(command, [])

@@ -52,7 +52,7 @@ def book(tmp_path):
 
 def test_smoke_run_leaves_everything(tmp_path, book):
     out, page = tmp_path / "out", tmp_path / "page.html"
-    command = [sys.executable, "-m", "hmt", "demo", "--smoke", "--text", str(book), "-o", str(out)]
+    command = [sys.executable, "-m", "hmt", "demo", "--train", "--smoke", "--text", str(book), "-o", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
 
@@ -76,7 +76,7 @@ def test_smoke_run_leaves_everything(tmp_path, book):
 
 def test_ctrl_c_leaves_no_worker(tmp_path, book):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "hmt", "demo", "--smoke", "--text", str(book), "-o", str(out)]
+    command = [sys.executable, "-m", "hmt", "demo", "--train", "--smoke", "--text", str(book), "-o", str(out)]
     demo = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -94,7 +94,7 @@ def test_ctrl_c_leaves_no_worker(tmp_path, book):
     [("hmt,nope", "there is no system 'nope'; choose among armt, hmt, rmt"), ("hmt,hmt", "once")],
 )
 def test_systems_come_from_the_registry(systems, said):
-    done = CliRunner().invoke(app, ["demo", "--systems", systems])
+    done = CliRunner().invoke(app, ["demo", "--train", "--systems", systems])
     assert done.exit_code == 2 and said in done.stderr
 
 

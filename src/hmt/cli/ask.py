@@ -89,10 +89,22 @@ def open_books(
     sources: list[str], question: str | None, model: str, device: str | None, text: dict[str, Any]
 ) -> Any:
     """What a model has read, or reads now, with progress; see `Books.open`."""
-    from hmt.asking import Books, Texts
+    from hmt.asking import Texts
 
     texts = Texts.of(sources, **text)  # what is wrong with them shows at once
     reader, tokenizer = open_model(model, device)
+    books, read = read_texts(texts, reader, tokenizer, question)
+    if read is not None:
+        typer.echo(f"read {read.summary()}", err=True)
+    return books
+
+
+def read_texts(
+    texts: Any, reader: Any, tokenizer: Any, question: str | None = None
+) -> tuple[Any, TokenProgress | None]:
+    """`Books.open` with a bar, and the progress of what was read now; None where all of it was kept."""
+    from hmt.asking import Books
+
     reading: list[TokenProgress] = []
 
     def progress(tokens: int, total: float | None) -> None:
@@ -105,9 +117,7 @@ def open_books(
     finally:
         for one in reading:
             one.__exit__()
-    for one in reading:
-        typer.echo(f"read {one.summary()}", err=True)
-    return books
+    return books, next(iter(reading), None)
 
 
 def show(passages: list[Any], question: str) -> None:

@@ -9,7 +9,7 @@ import typer
 def command(
     results: Annotated[
         list[str],
-        typer.Argument(help="Folders of hmt eval or hmt demo, or their results.json.", metavar="RESULTS"),
+        typer.Argument(help="Folders of hmt eval or demo --train, or their results.json.", metavar="RESULTS"),
     ],
     output: Annotated[
         str, typer.Option("--output", "-o", help="The page to write, a URL too.", metavar="HTML")

@@ -9,10 +9,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from hmt.evaluation.report.merge import Run, load_runs
-from hmt.evaluation.report.page import Pictures, sections
+from hmt.evaluation.report.page import Chapter, Part, Pictures, sections
 from hmt.util.files import check_output, write_atomically
 
-__all__ = ["Run", "load_runs", "write_runs"]
+__all__ = ["Chapter", "Part", "Pictures", "Run", "load_runs", "write_page", "write_runs"]
 
 
 def write_runs(
@@ -29,13 +29,15 @@ def write_runs(
     pictures = Pictures(None if pngs is None else Path(pngs))
     texts = [text for run in runs for text in (run.results.get("summary") or "").split("\n\n") if text]
     titles = [run.results["title"] for run in runs if run.results.get("title")]
-    page = _template().render(
-        title=title or next(iter(titles), "Memory evaluation"),
-        summary=texts,
-        sections=sections([run for run in runs if run.tasks], baseline, pictures),
-    )
-    write_atomically(path, page.encode(), "report")
+    chapters = sections([run for run in runs if run.tasks], baseline, pictures)
+    write_page(path, title or next(iter(titles), "Memory evaluation"), texts, chapters)
     return pictures.files
+
+
+def write_page(path, title: str, summary: Sequence[str], chapters: Sequence[Chapter]) -> None:
+    """Write one page: a title, paragraphs, and chapters. ValueError where it would replace something else."""
+    page = _template().render(title=title, summary=summary, sections=chapters)
+    write_atomically(path, page.encode(), "report")
 
 
 @cache

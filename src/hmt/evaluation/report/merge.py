@@ -34,7 +34,7 @@ def load_runs(path, label: str | None = None) -> list[Run]:
     folders with them.
 
     A results.json may name others instead of holding results ("runs": folders beside it, with a "title" and a
-    "summary" for the page), as that of `hmt demo` does. ValueError for anything else.
+    "summary" for the page), as that of `hmt demo --train` does. ValueError for anything else.
     """
     path = Path(path)
     file = path / "results.json" if path.is_dir() else path
