@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import lzma
 import random
@@ -119,9 +120,10 @@ def books(asker: Asker, args: argparse.Namespace) -> Iterator[tuple[str, int, st
     """(kind, group, reader, answer, golds, passages) of every question and reader."""
     model, tokenizer = asker.model, asker.tokenizer
     length = model.segment_length
-    for number, record in enumerate(lines(args.data[0])):
-        if number >= args.documents:
-            return
+    records = lines(args.data[0])
+    for number in range(args.documents):
+        joined = list(itertools.islice(records, args.joined))
+        record = {"text": "\n\n".join(one["text"] for one in joined), "title": joined[0].get("title")}
         rng = random.Random(number)
         text, questions = ask_document(
             record["text"][: args.characters], rng, facts=args.facts, document=number
@@ -184,6 +186,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--documents", type=int, default=6)
     parser.add_argument("--characters", type=int, default=10**9, help="of each book")
+    parser.add_argument("--joined", type=int, default=1, help="books that make one text")
+    parser.add_argument("--memory-size", type=int, help="segments that are remembered; as trained")
     parser.add_argument("--facts", type=int, default=20, help="hidden in each book")
     parser.add_argument("--each", type=int, default=6, help="questions of each kind and book")
     parser.add_argument("--items", type=int, default=50, help="of each set of paragraphs")
@@ -195,6 +199,8 @@ def main() -> None:
         args.readers = [r for r in READERS if args.what == "books" or r != "oracle"]
     torch.set_num_threads(1)
     model = hmt.load_model(args.model)
+    if args.memory_size:
+        model = model.resized(memory_size=args.memory_size)
     tokenizer = load_tokenizer(args.model, model.config.base_model_name_or_path)
     tokenizer.model_max_length = 10**9  # it is read segment by segment
     asker = Asker(model, tokenizer, args.tokens)

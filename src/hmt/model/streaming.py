@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -21,15 +20,14 @@ from typing_extensions import Self
 from hmt.memory.identity import LiveIdentity
 from hmt.memory.memory import Memory, adopt
 from hmt.memory.state import MemoryState
-from hmt.model import inputs, reading, recalling, running
-from hmt.model.body import MemoryBody, taking_part
+from hmt.model import calling, reading, recalling, running
+from hmt.model.body import MemoryBody
 from hmt.model.generation import MemoryGenerationMixin
 from hmt.model.outputs import MemoryOutput, StepOutput
 from hmt.model.protocol import Progress
 from hmt.model.recalling import Passage
 from hmt.model.retrieval import Retrieval
-from hmt.model.segments import Grid, make_grid, shift_labels
-from hmt.util.integers import as_integers
+from hmt.model.segments import Grid
 
 logger = logging.get_logger(__name__)
 
@@ -434,155 +432,24 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         last real token before it. ValueError for inputs that do not fit, with the reason; TypeError for a
         keyword that does not exist.
         """
-        if inputs_embeds is not None:
-            raise ValueError(
-                "pass input_ids: sensory memory keeps raw tokens, so inputs_embeds cannot be read"
-            )
-        inputs.check_keywords(kwargs, self.forward)
-        input_ids = inputs.check_ids(input_ids)
-        mask = inputs.check_mask(attention_mask, input_ids)
-        inputs.check_positions(kwargs.get("position_ids"), input_ids, mask)
-        labels = None if labels is None else as_integers(labels, "labels")
-        if recall_targets is not None:
-            recall_targets = as_integers(recall_targets, "recall_targets")
-        inputs.check_training(input_ids, labels, recall_targets, bptt_depth, chunk)
-        batch, width = input_ids.shape
-        given = past_key_values is not None
-        memory = self.memory_for(past_key_values, batch)
-        if use_cache is None:
-            use_cache = given or not (self.training or labels is not None)
-        columns = inputs.kept_columns(logits_to_keep, width).to(input_ids.device)
-
-        def ended(hidden: Tensor) -> dict[str, Tensor]:
-            if output_last_hidden_state:
-                return {"last_hidden_state": hidden}
-            return {"logits": self.head(hidden)}
-
-        plain = labels is None and recall_targets is None and not output_recall
-        ends = inputs.check_ends(segment_ends, input_ids, self)
-        alone = ends is None and use_cache and plain and not (self.training or torch.is_grad_enabled())
-        if alone and (mask is None or bool(mask.all())):
-            # of a single token elsewhere it would wait for the device
-            if width > 1 or input_ids.device.type == "cpu":
-                inputs.check_vocabulary(input_ids, self.config.vocab_size)
-            with memory.as_it_was_on_error():
-                appended = self.append(memory, input_ids)
-                found = None if appended is None else ended(appended.index_select(1, columns))
-            if found is not None:
-                memory.columns_fed += width
-                return self._output(return_dict, past_key_values=memory, **found)
-
-        grid = self._grid(input_ids, mask, memory, fresh=not given, ends=ends)
-        targets = None if labels is None else shift_labels(grid, labels, mask)
-        count: Any = kwargs.get("num_items_in_batch")
-        if self.training and targets is None and count is not None:
-            logger.warning_once(
-                "the Trainer keeps the labels for a loss of its own: label_smoothing_factor does not shift "
-                "labels for a model with memory, which learns to repeat its input; use a compute_loss_func"
-            )
-        if targets is not None and count is None:
-            count = (targets != -100).sum().clamp(min=1)
-        keeping = logits_to_keep is not None or not self.training or labels is None
-        recalling = recall_targets is not None or output_recall
-        # Losses of single segments are what replay needs; else the hidden states are there at the end anyway,
-        # and a fused kernel then keeps one gradient of the head instead of one per segment.
-        each = replay or not torch.is_grad_enabled()
-        stored = keeping or (targets is not None and not each)
-        score = partial(self.token_loss, count=count)
-
-        def only_what_is_used(index: int, out: StepOutput) -> StepOutput:
-            if index == 0 and self.training and torch.is_grad_enabled():
-                out = replace(out, hidden=taking_part(out.hidden, self.system_weights()))
-            if targets is not None and each:
-                start = index * grid.segment_length
-                out.loss = score(out.hidden, targets[:, start : start + out.hidden.shape[1]])
-            if stored and grid.sizes is not None:  # every segment takes L places
-                room = grid.segment_length - out.hidden.shape[1]
-                out = replace(out, hidden=torch.nn.functional.pad(out.hidden, (0, 0, 0, room)))
-            return replace(
-                out,
-                # not a slice, which would keep the whole
-                hidden=out.hidden if stored else out.hidden.new_zeros(0),
-                recall=out.recall if recalling else None,
-                query=out.query if recall_negatives else None,
-            )
-
-        state, kept, losses = memory.state, [], []
-        recalls: list[Tensor | None] = []
-        queries: list[Tensor | None] = []
-        options: dict[str, Any] = {"bptt_depth": bptt_depth, "replay": replay, "chunk": chunk}
-        if self.writes_alone and targets is not None and not (keeping or output_recall):
-            wanted = (targets != -100).view(batch, -1, grid.segment_length).any(2).any(0)
-            if recall_targets is not None:
-                aimed = (recall_targets[:, : len(wanted)] >= 0).any(0)
-                wanted[: len(aimed)] |= aimed.to(wanted.device)
-                wanted[-1] = True  # so that there is a recall loss, of nothing
-            options["asked"] = wanted.tolist().__getitem__
-        for _, out in self.run(grid, state, after=only_what_is_used, **options):
-            state = out.state
-            kept.append(out.hidden)
-            recalls.append(out.recall)
-            queries.append(out.query)
-            if out.loss is not None:
-                losses.append(out.loss)
-        state = state.consolidated()
-
-        stream = torch.cat(kept, dim=1) if stored else None
-        loss = torch.stack(losses).sum() if losses else None
-        if targets is not None and stream is not None and not each:
-            loss = score(stream, targets[:, : stream.shape[1]])
-        found = {}
-        if keeping:
-            assert stream is not None
-            at = grid.positions.index_select(1, columns).clamp(min=0)
-            found = ended(stream.gather(1, at.unsqueeze(-1).expand(-1, -1, stream.shape[-1])))
-
-        recall = _together(recalls)
-        recall_loss = None
-        if recall_targets is not None and recall is not None:
-            assert self.retrieval is not None  # a system that recalls knows what its slots hold
-            negatives = _together(queries) if recall_negatives else None
-            recall_loss = self.retrieval.loss(recall, negatives, recall_targets, memory.state, state, grid)
-            if loss is not None and recall_loss_weight:
-                loss = loss + recall_loss_weight * recall_loss
-        if use_cache:
-            self._advance(memory, state, grid, width)
-        return self._output(
-            return_dict,
-            loss=loss,
-            past_key_values=memory if use_cache else None,
-            recall=recall.exp() if output_recall and recall is not None else None,
-            recall_loss=recall_loss,
-            **found,
+        return calling.call(
+            self,
+            input_ids,
+            attention_mask,
+            labels,
+            past_key_values,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            recall_targets=recall_targets,
+            recall_loss_weight=recall_loss_weight,
+            recall_negatives=recall_negatives,
+            segment_ends=segment_ends,
+            bptt_depth=bptt_depth,
+            replay=replay,
+            chunk=chunk,
+            output_recall=output_recall,
+            output_last_hidden_state=output_last_hidden_state,
+            inputs_embeds=inputs_embeds,
+            return_dict=return_dict,
+            kwargs=kwargs,
         )
-
-    # -- pieces of forward --------------------------------------------------------------------------------
-
-    def _grid(
-        self, ids: Tensor, mask: Tensor | None, memory: Memory, fresh: bool, ends: Tensor | None = None
-    ) -> Grid:
-        length = self.config.segment_length
-        grid = make_grid(ids, mask, memory.open_ids, memory.open_lengths, length, ends)
-        inputs.check_vocabulary(grid.ids, self.config.vocab_size)
-        if fresh and grid.shortest == 0:
-            inputs.check_rows(grid.lengths.tolist())
-        return grid
-
-    def _advance(self, memory: Memory, state: MemoryState, grid: Grid, columns: int) -> None:
-        memory.state = state
-        memory.open_ids, memory.open_lengths = grid.tail()
-        memory.open = None
-        memory.columns_fed += columns
-
-    @staticmethod
-    def _output(return_dict: bool | None, **fields: Any) -> MemoryOutput | tuple:
-        output = MemoryOutput(**fields)
-        return output.to_tuple() if return_dict is False else output
-
-
-def _together(found: list[Tensor | None]) -> Tensor | None:
-    """What segments gave, [B, ...] each, as [B, S, ...]: zeros of those that were not asked; None of none."""
-    like = next((one for one in found if one is not None), None)
-    if like is None:
-        return None
-    return torch.stack([torch.zeros_like(like) if one is None else one for one in found], dim=1)
