@@ -9,9 +9,9 @@ with their distractors, each item read as one text in the order of its file.
 
 Every reader reads the same text once and answers from a memory of the same bytes, or from none:
 
-    exact recall   the model as it is: learned score and BM25
-    learned        its learned score alone
-    bm25           BM25 over the remembered ids alone, the same number of passages
+    exact recall   the model as it is: learned score, BM25 and second hop
+    learned        its learned score alone, one hop
+    bm25           BM25 over the remembered ids alone, one hop, the same number of passages
     random         passages drawn at random
     oracle         a memory of the segments that hold the evidence, and nothing else (books)
     none           the question alone
@@ -80,6 +80,7 @@ class Asker:
         """Set the model up for a reader; memories stay valid in this process."""
         lexical = {"learned": 0.0, "bm25": 1e3}.get(reader, self.config.lexical)
         self.model.config.lexical = lexical
+        self.model.config.hops = self.config.hops if reader in ("exact recall", "oracle", "none") else 1
         with torch.no_grad():
             self.model.recall.key.weight.copy_(self.key)
             if reader == "random":
