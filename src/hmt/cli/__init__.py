@@ -28,7 +28,6 @@ COMMANDS = {
         "hmt demo",
         'hmt demo --text book.txt --ask "Who is the captain of the ship?" --output demo-book',
         "hmt demo --train --text books/ --systems hmt,rmt,armt --output demo-books",
-        "hmt demo --train --smoke --output demo-smoke",
     ],
     "train": [
         "hmt train Qwen/Qwen3-0.6B books/ --output run --memory-size 300 --bf16 --replay",
