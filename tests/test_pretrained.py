@@ -40,7 +40,10 @@ def installed() -> bool:
 def test_it_finds_and_reads_what_it_was_told(monkeypatch, tmp_path_factory):
     """One fact in 6,000 tokens of other text, asked for in other words."""
     model, tokenizer = hmt.load_model(NAME), load_tokenizer(NAME)
-    text = [f"On day {day} the ship sailed on, and nothing happened that anybody wrote down." for day in range(300)]
+    text = [
+        f"On day {day} the ship sailed on, and nothing happened that anybody wrote down."
+        for day in range(300)
+    ]
     text.insert(120, "The lighthouse keeper of Marrow Point was called Anselm Droste.")
     ids = tokenizer(" ".join(text)).input_ids
     assert len(ids) > 20 * model.segment_length
