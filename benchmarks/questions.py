@@ -42,7 +42,7 @@ import torch
 import hmt
 from hmt.data.questions import ask_document, in_tokens
 from hmt.data.questions.samples import question_samples
-from hmt.model.asking import answer_header, question_ids
+from hmt.model.asking import answer_header, ask_memory, question_ids
 from hmt.systems import load_tokenizer
 from hmt.util.environment import run_facts
 from hmt.util.files import write_atomically
@@ -91,8 +91,8 @@ class Asker:
 
     def answer(self, memory: Any, question: str) -> tuple[str, str]:
         """What is answered, and the text of the passages that were read again."""
-        ids = torch.tensor(question_ids(self.tokenizer, question))
-        asked = self.model.flush(self.model.read(ids, memory=self.model.flush(memory)))
+        ids = question_ids(self.tokenizer, question)
+        asked = ask_memory(self.model, memory, ids)
         passages = self.model.recalled(asked, top=self.model.config.passages)[0]
         out = self.model.generate(
             self.header, past_key_values=asked, max_new_tokens=self.tokens, do_sample=False

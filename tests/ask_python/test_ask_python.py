@@ -5,32 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cli.models import TEXT, make_tokenizer, save_model
+from cli.models import TEXT, make_tokenizer, save_asked, save_model
 from typer.testing import CliRunner
 
 from ask_python import run
 from ask_python.compare import BM25, EXACT, FULL, WINDOW, Ways, words_alone
 from ask_python.document import QUESTIONS, Question, known, places, python_reference
 from ask_python.show import recall_map
-from hmt import Books, HMTForCausalLM, RMTForCausalLM
+from hmt import Books, RMTForCausalLM
 from hmt.cli import app
-
-FIELDS = {
-    "segment_length": 128,
-    "sensory_length": 128,
-    "recall_query": "previous",
-    "write_prompt": "alone",
-    "passages": 2,
-    "lexical": 1.0,
-    "memory_size": 200,
-}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("asked")
-    save_model(place, HMTForCausalLM, make_tokenizer(), **FIELDS)
-    return place
+    return save_asked(tmp_path_factory, segment_length=128, sensory_length=128)
 
 
 @pytest.fixture(scope="module")

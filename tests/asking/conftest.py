@@ -1,27 +1,14 @@
 import pytest
 import torch
-from cli.models import TEXT, make_tokenizer, save_model
+from cli.models import TEXT, make_tokenizer, save_asked
 
 from hmt import HMTForCausalLM, load_model
-
-ASKED = {
-    "segment_length": 48,
-    "sensory_length": 48,
-    "summary_length": 16,
-    "recall_query": "previous",
-    "write_prompt": "alone",
-    "passages": 2,
-    "lexical": 1.0,
-    "memory_size": 200,
-}
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A model that can be asked, with its tokenizer."""
-    place = tmp_path_factory.mktemp("asked")
-    save_model(place, HMTForCausalLM, make_tokenizer(), **ASKED)
-    return place
+    return save_asked(tmp_path_factory, summary_length=16)
 
 
 @pytest.fixture(scope="session")

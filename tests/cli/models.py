@@ -4,6 +4,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hmt import HMTForCausalLM
+
 SENTENCES = [
     "The whale turned, and the boat turned after it.",
     "Nobody on board had seen the like, neither by day nor by night!",
@@ -11,6 +13,18 @@ SENTENCES = [
     "Café, naïve, 東京は夜の七時, and a smile 😀 besides.",
 ]
 TEXT = " ".join(SENTENCES[i % 4] + f" ({i})" for i in range(60))
+
+
+# of an HMT that can be asked
+ASKED = {
+    "segment_length": 48,
+    "sensory_length": 48,
+    "recall_query": "previous",
+    "write_prompt": "alone",
+    "passages": 2,
+    "lexical": 1.0,
+    "memory_size": 200,
+}
 
 
 def make_tokenizer(text: str = TEXT, bos: bool = True) -> PreTrainedTokenizerFast:
@@ -48,3 +62,10 @@ def save_model(folder, kind, tokenizer, seed=0, **fields):
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     return model
+
+
+def save_asked(factory, **fields):
+    """The folder of a model that can be asked, with its tokenizer; factory: pytest's `tmp_path_factory`."""
+    place = factory.mktemp("asked")
+    save_model(place, HMTForCausalLM, make_tokenizer(), **ASKED | fields)
+    return place

@@ -8,24 +8,12 @@ import pytest
 import hmt as library
 from hmt import HMTForCausalLM
 
-from .models import TEXT, make_tokenizer, save_model
-
-FIELDS = {
-    "segment_length": 48,
-    "sensory_length": 48,
-    "recall_query": "previous",
-    "write_prompt": "alone",
-    "passages": 2,
-    "lexical": 1.0,
-    "memory_size": 200,
-}
+from .models import TEXT, make_tokenizer, save_asked
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("asked")
-    save_model(place, HMTForCausalLM, make_tokenizer(), **FIELDS)
-    return place
+    return save_asked(tmp_path_factory)
 
 
 @pytest.fixture

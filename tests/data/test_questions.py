@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hmt.data import SegmentCollator
+from hmt.data.collate import segment_cuts
 from hmt.data.questions import (
     Question,
     ask_document,
@@ -236,3 +237,10 @@ def test_training_samples_bring_passages_a_question_and_an_answer():
     sample["segments"] = None
     one = training_sample(sample, words.get, words.get, [], [], random.Random(0), passages=1)
     assert one["input_ids"][:3] == [1, 2, 3] and one["recall_targets"] == [-100, -100, 0]
+
+
+def test_where_segments_end():
+    assert segment_cuts(10, 4) == [4, 8, 10] and segment_cuts(8, 4) == [4, 8] and segment_cuts(3, 4) == [3]
+    #                         0  1  2  3  4  5  6  7  8  9
+    assert segment_cuts(10, 4, [0, 0, 1, 0, 0, 0, 0, 0, 1, 0]) == [3, 7, 9, 10]
+    assert segment_cuts(4, 4, [0, 0, 0, 1]) == [4]

@@ -76,7 +76,7 @@ def test_bm25_is_the_formula():
         held = [exact.encode_ids(p[None], None, L, V)[0] for p in passages]
         codes.append(torch.stack([*held, held[0]]))  # the last slot is not filled, whatever it holds
     filled = torch.tensor([[True] * 5 + [False]] * 3)
-    got = exact.bm25(torch.stack(questions), torch.stack(codes), filled, V)
+    got = exact.Search(torch.stack(questions), torch.stack(codes), filled, V).bm25()
     torch.testing.assert_close(got[:, :5], torch.tensor(rows), atol=1e-5, rtol=1e-5)
     assert not got[:, 5].any()
 
@@ -95,9 +95,8 @@ def test_a_second_hop_asks_with_what_stands_around_the_words():
     question = torch.tensor([7, 8, 9, 5])
     codes = torch.stack([exact.encode_ids(p[None], None, length, vocabulary)[0] for p in [best, *others]])
     asked = exact.encode_ids(question[None], None, 6, vocabulary)
-    got = exact.with_context(
-        asked, codes[None], torch.ones(1, 4, dtype=torch.bool), torch.tensor([0]), vocabulary
-    )
+    filled = torch.ones(1, 4, dtype=torch.bool)
+    got = exact.Search(asked, codes[None], filled, vocabulary).again(torch.tensor([0])).questions
     words = exact.decode_ids(got)[0]
     assert words[:6].tolist() == [0, 0, 8, 9, 10, 6]
     around = [word - 1 for word in words[6:].tolist() if word]

@@ -122,7 +122,9 @@ def against_bound(bench: Workbench, part: str, case: Case, rate: float, tokens: 
     if alone is None or system == "full":
         return {"bound_tokens_per_second": None, "of_bound": None}
     length = bench.settings.segment_length
-    share = length / sum(bench.models[system].passes()) * (3 / 4 if case.facts.get("replay") else 1)
+    model = bench.models[system]
+    passes = model.reading_passes() if part == "reading" else model.passes()
+    share = length / sum(passes) * (3 / 4 if case.facts.get("replay") else 1)
     best = alone["tokens_per_second"] * share
     found: Row = {"bound_tokens_per_second": best, "of_bound": rate / best}
     if not bench.on_gpu:

@@ -83,7 +83,7 @@ class SegmentCollator:
         if self.recall_targets and self.segment_length:
             ended = batch.get("segment_ends")
             number = max(
-                number_of_segments(len(own), self.segment_length, None if ended is None else ended[row])
+                len(segment_cuts(len(own), self.segment_length, None if ended is None else ended[row]))
                 for row, own in enumerate(ids)
             )
             num_segments = max(-(-length // self.segment_length), number)
@@ -99,7 +99,7 @@ class SegmentCollator:
             return torch.tensor(ngram_recall_targets(ids.numpy(), segment_length, **self.ngram_options))
         targets = _to_tensor(feature, "recall_targets")
         ends = feature.get("segment_ends")
-        num_segments = number_of_segments(len(ids), segment_length, ends)
+        num_segments = len(segment_cuts(len(ids), segment_length, ends))
         if len(targets) != num_segments:
             raise ValueError(
                 f"A sample of {len(ids)} tokens has {num_segments} segments of {segment_length} and "
@@ -108,14 +108,13 @@ class SegmentCollator:
         return targets
 
 
-def number_of_segments(length: int, segment_length: int, ends: Any = None) -> int:
-    """Segments of a sample of so many tokens; ends: 1 at those that a segment ends with early."""
-    at = [] if ends is None else torch.as_tensor(ends)[:length].nonzero()[:, 0].tolist()
-    number, start = 0, 0
-    for end in [*(place + 1 for place in at), length]:
-        number += -(-(end - start) // segment_length)
-        start = end
-    return number
+def segment_cuts(length: int, segment_length: int, ends: Any = None) -> list[int]:
+    """Where the segments of a sample of so many tokens end; ends: 1 at tokens that one ends with early."""
+    early = [] if ends is None else (torch.as_tensor(ends)[:length].nonzero()[:, 0] + 1).tolist()
+    cuts: list[int] = []
+    for stop in sorted({*early, length}):
+        cuts += [*range((cuts[-1] if cuts else 0) + segment_length, stop, segment_length), stop]
+    return cuts
 
 
 def _to_tensor(feature: dict[str, Any], key: str, default: torch.Tensor | None = None) -> torch.Tensor:

@@ -221,7 +221,7 @@ class BackboneMemory(BackboneWrapper):
         ended: Tensor | None = None,
     ) -> StepOutput:
         """A segment that is only read; see `StreamingLM.pass_over`."""
-        nothing = torch.zeros_like(self.embed(segment.detach()))
+        nothing = torch.zeros_like(self.embed(segment[:, :1])).expand(-1, segment.shape[1], -1)
         full = torch.full_like(state.segments, segment.shape[1] == self.segment_length, dtype=torch.bool)
         if lengths is not None:
             full = lengths == self.segment_length
@@ -233,9 +233,9 @@ class BackboneMemory(BackboneWrapper):
     @torch.no_grad()
     def flush(self, memory: Memory) -> Memory:
         """A memory whose open segments are closed, see `StreamingLM.flush`."""
-        memory = self.memory_for(memory, memory.batch_size).copy()
-        if "tokens" not in memory.state.tensors:
+        if not self.closes_early:
             return super().flush(memory)
+        memory = self.memory_for(memory, memory.batch_size)
         parts, rows = [], []
         with bb.evaluating(self):
             for length in sorted(set(memory.open_lengths.tolist())):

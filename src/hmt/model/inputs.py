@@ -166,7 +166,7 @@ def check_ends(ends: Tensor | None, ids: Tensor, model: Any) -> Tensor | None:
         raise ValueError(
             f"segment_ends must be {list(ids.shape)}, as input_ids are, and is {list(ends.shape)}"
         )
-    if not model.writes_alone or "tokens" not in model.initial_state(1).tensors:
+    if not (model.writes_alone and model.closes_early):
         raise ValueError(
             f"a {model.config.model_type} as configured here cannot close segments early inside a batch: "
             'that takes an HMT with passages and write_prompt="alone"'

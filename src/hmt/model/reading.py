@@ -174,19 +174,13 @@ def read_plainly(
 
     Rings of `state` are written in place.
     """
-    if model.writes_alone:
-        written = model.write(ids, None)
-        for index in range(ids.shape[1]):
-            now = state.aged(youngest + index, oldest + index).recording()
-            part = None if written is None else written[:, index]
-            state = model.pass_over(ids[:, index], now, None, part).state.settled()
-            yield state
-        return
-    encoded = model.encode(ids, None)
+    alone = model.writes_alone
+    known = model.write(ids, None) if alone else model.encode(ids, None)
+    read = model.pass_over if alone else model.step
     for index in range(ids.shape[1]):
         now = state.aged(youngest + index, oldest + index).recording()
-        part = None if encoded is None else encoded[:, index]
-        state = model.step(ids[:, index], now, None, part).state.settled()
+        part = None if known is None else known[:, index]
+        state = read(ids[:, index], now, None, part).state.settled()
         yield state
 
 

@@ -109,6 +109,11 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         """
         return False
 
+    @property
+    def closes_early(self) -> bool:
+        """Whether segments may be shorter than L (`flush`, `close`); the state then counts `tokens`."""
+        return False
+
     def reading_passes(self) -> list[int]:
         """Positions of the passes of a segment in which nothing is predicted."""
         return self.passes()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hmt.data import RepeatedSamples, SegmentCollator, cut_samples, tokenize_documents
+from hmt.data.collate import segment_cuts
 from hmt.training.recipe import Recipe, Stage
 
 # Documents with `text`, tokenized ones with `input_ids`, texts, ready samples, or a function from a stage to
@@ -85,22 +86,11 @@ class CutShort(torch.utils.data.Dataset):
         sample = self.samples[index]
         tokens = self.tokens
         if sample.get("segment_ends") is not None:  # segments are shorter there
-            tokens = places(sample["segment_ends"], self.length, self.segments)
+            cuts = segment_cuts(len(sample["input_ids"]), self.length, sample["segment_ends"])
+            tokens = cuts[: self.segments][-1]
         ends = {name: tokens for name in ("input_ids", "labels", "segment_ends")}
         ends["recall_targets"] = self.segments
         return {name: sample[name][:end] for name, end in ends.items() if name in sample}
-
-
-def places(ends: Any, segment_length: int, segments: int) -> int:
-    """Tokens in the first so many segments; ends: 1 at those that a segment ends with early."""
-    begun = size = 0
-    for place, end in enumerate(ends):
-        size += 1
-        if end or size == segment_length:
-            begun, size = begun + 1, 0
-            if begun == segments:
-                return place + 1
-    return len(ends)
 
 
 def describe(samples) -> dict[str, Any]:

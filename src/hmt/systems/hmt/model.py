@@ -113,6 +113,11 @@ class HMTForCausalLM(BackboneMemory):
         return self.config.write_prompt == "alone" and not (kept and self.config.recall)
 
     @property
+    def closes_early(self) -> bool:
+        """With passages, whose state counts tokens."""
+        return self.config.passages > 0
+
+    @property
     def state_limits(self) -> Mapping[str, tuple[int, int]]:  # type: ignore[override]
         """Codes of passages, and tokens, which count."""
         if not self.config.passages:
@@ -217,7 +222,7 @@ class HMTForCausalLM(BackboneMemory):
             # until the question is reached, nothing is recalled
             unasked = torch.full_like(self._held(state.segments), floor(torch.float32), dtype=torch.float32)
             return Layout(parts, unasked)
-        recalled, log_weights, folded = state["latest"], None, None
+        recalled, log_weights, folded, search = state["latest"], None, None, self._search(state)
         if config.recall:
             query: Tensor | None
             if config.recall_query == "previous":
@@ -225,9 +230,9 @@ class HMTForCausalLM(BackboneMemory):
             else:
                 query = encoded if config.recall_query == "segment" else self._keys(state["latest"])
             assert query is not None
-            recalled, log_weights, folded = self._recall(state, query)
+            recalled, log_weights, folded = self._recall(state, query, search)
         prompt = self._prompt(state, recalled)
-        read_again, slots = self._passages(state, log_weights)
+        read_again, slots = self._passages(state, log_weights, search)
         parts = [Embeds(prompt), *read_again, sensory, Tokens(), *self._written(prompt)]
         return Layout(parts, log_weights, folded, slots)
 
@@ -264,12 +269,16 @@ class HMTForCausalLM(BackboneMemory):
 
     # -- recall ---------------------------------------------------------------------------------------------
 
-    def _recall(self, state: MemoryState, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _recall(
+        self, state: MemoryState, query: Tensor, search: passages.Search | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Recalled vectors [B, m d], log weights [B, N] and folded query [B, d] for queries [B, d]."""
         folded, bank = self.recall.fold(query), state.ring("bank")
-        held = self._held(state.segments)
-        filled = self._recallable(state, held)[:, : bank.shape[1]]
-        recalled, log_weights = self.recall(folded, bank, filled, self._lexical(state, filled))
+        held = self._recallable(state)
+        filled, lexical = (held >= 0)[:, : bank.shape[1]], None
+        if search is not None:
+            lexical = self.config.lexical * standardised(search.bm25(), filled)
+        recalled, log_weights = self.recall(folded, bank, filled, lexical)
         unwritten = held.shape[1] - bank.shape[1]
         return recalled, nn.functional.pad(log_weights, (0, unwritten), value=floor(log_weights)), folded
 
@@ -297,9 +306,10 @@ class HMTForCausalLM(BackboneMemory):
         """Newest segments that are not recalled: with passages, the one that the query is made of."""
         return int(bool(self.config.passages) and self.config.recall_query == "previous")
 
-    def _recallable(self, state: MemoryState, held: Tensor) -> Tensor:
-        """Slots whose segment may be recalled, bool [B, N]."""
-        return (held >= 0) & (held < state.segments[:, None] - self._gap)
+    def _recallable(self, state: MemoryState) -> Tensor:
+        """The segment in each slot, int64 [B, N]; -1 in one that is empty or not to be recalled."""
+        held = self._held(state.segments)
+        return torch.where(held < state.segments[:, None] - self._gap, held, -1)
 
     def _sensory_number(self, state: MemoryState) -> Tensor | int:
         """Sensory tokens there are, of each row; those that were read where segments may be shorter."""
@@ -337,42 +347,38 @@ class HMTForCausalLM(BackboneMemory):
         total = torch.where(inside[..., None], hidden, 0).float().sum(1)
         return (total / lengths.clamp(min=1)[:, None]).to(hidden.dtype)
 
-    def _lexical(self, state: MemoryState, filled: Tensor) -> Tensor | None:
-        """BM25 of the slots [B, n] for the segment that was read last, times its weight."""
-        if not self.config.lexical:
+    def _search(self, state: MemoryState) -> passages.Search | None:
+        """The words of the segment that was read last in those that can be recalled, where they count."""
+        if not (self.config.lexical and self.config.recall):
             return None
         codes = state.ring("passages")
-        scores = passages.bm25(self._newest(state), codes, filled, self.config.vocab_size)
-        return self.config.lexical * standardised(scores, filled)
+        filled = (self._recallable(state) >= 0)[:, : codes.shape[1]]
+        return passages.Search(self._newest(state), codes, filled, self.config.vocab_size)
 
-    def _passages(self, state: MemoryState, log_weights: Tensor | None) -> tuple[list[Ids], Tensor | None]:
+    def _passages(
+        self, state: MemoryState, log_weights: Tensor | None, search: passages.Search | None = None
+    ) -> tuple[list[Ids], Tensor | None]:
         """The tokens of what is recalled, in the order of the text, and its slots [B, p], -1 for none."""
-        number = self.config.passages
-        if not number or log_weights is None:
+        if not self.config.passages or log_weights is None:
             return [], None
-        codes, held = state.ring("passages"), self._held(state.segments)
-        held = held.masked_fill(~self._recallable(state, held), -1)
-        held = held.masked_fill(log_weights <= floor(log_weights), -1)[:, : codes.shape[1]]
+        codes = state.ring("passages")
         if not codes.shape[1]:
             return [], None
+        held = self._recallable(state).masked_fill(log_weights <= floor(log_weights), -1)[:, : codes.shape[1]]
         scores = log_weights[:, : codes.shape[1]]
-        if self.config.hops > 1:
-            scores = self._asked_again(state, scores, codes, held)
-        slots, there = passages.choose(scores, held, number)
+        if self.config.hops > 1 and search is not None:
+            scores = self._asked_again(scores.masked_fill(held < 0, -torch.inf), search)
+        slots, there = passages.choose(scores, held, self.config.passages)
         chosen = codes.gather(1, slots[..., None].expand(-1, -1, codes.shape[2]))
         empty = passages.code_limits(self.config.vocab_size)[0]
         parts = passages.as_parts(chosen.masked_fill(~there[..., None], empty))
         return parts, slots.masked_fill(~there, -1)
 
-    def _asked_again(self, state: MemoryState, scores: Tensor, codes: Tensor, held: Tensor) -> Tensor:
+    def _asked_again(self, scores: Tensor, search: passages.Search) -> Tensor:
         """Scores [B, n] by which the passages are chosen that include one of a second hop."""
-        filled, vocabulary = held >= 0, self.config.vocab_size
-        scores = scores.masked_fill(~filled, -torch.inf)
         best = scores.topk(min(self.config.passages - 1, scores.shape[1]), dim=1).indices
-        asked = passages.with_context(self._newest(state), codes, filled, best[:, 0], vocabulary)
-        found = passages.bm25(asked, codes, filled, vocabulary) + 1e-3 * scores.softmax(1)  # of equal ones
+        found = search.again(best[:, 0]).bm25() + 1e-3 * scores.softmax(1)  # of equal ones
         # those of the first hop before all others, then the one that is found
-        found = found.masked_fill(~filled, -1.0)
         return found.scatter(1, best, float("inf"))
 
     def remembered(self, memory: Memory, row: int, slots: list[int]) -> list[list[int] | None]:

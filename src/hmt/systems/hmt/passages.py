@@ -72,58 +72,57 @@ def choose(log_weights: Tensor, held: Tensor, number: int) -> tuple[Tensor, Tens
     return slots.gather(1, order), best.gather(1, order) > -torch.inf
 
 
-def bm25(questions: Tensor, codes: Tensor, filled: Tensor, vocab_size: int) -> Tensor:
-    """BM25 scores float32 [B, n] of passages for questions; 0 in slots that are not filled.
+class Search:
+    """A question's words in passages: BM25, and what stands around them. Looked up once.
 
     Every different token of a question counts once. How rare a token is, and how long passages are, is taken
-    from the filled slots. score = sum over tokens of log(1 + (n - df + 1/2) / (df + 1/2)) times
-    tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length)).
+    from the filled slots.
 
-    questions: codes [B, w]. codes: [B, n, L]. filled: bool [B, n].
+    Args:
+        questions: codes [B, w]. codes: [B, n, L]. filled: bool [B, n], slots that are looked at.
     """
-    where, width = _matches(questions, codes, filled, vocab_size), questions.shape[1]
-    counts, rarity = _counted(where, width, filled)
-    total = filled.sum(1).clamp(min=1).float()
-    lengths = ((decode_ids(codes) > 0) & filled[..., None]).sum(-1).float()
-    mean = (lengths.sum(1) / total).clamp(min=1)
-    damped = K1 * (1 - B + B * lengths / mean[:, None])
-    return (rarity[:, None] * counts * (K1 + 1) / (counts + damped[..., None])).sum(-1)
 
+    def __init__(self, questions: Tensor, codes: Tensor, filled: Tensor, vocab_size: int):
+        self.questions, self.codes, self.filled, self.vocab_size = questions, codes, filled, vocab_size
+        asked, words = decode_ids(questions), decode_ids(codes).masked_fill(~filled[..., None], 0)
+        self.lengths = (words > 0).sum(-1).float()
+        # where each token stands in the question, from 1; 0: nowhere. Of one that is asked for more than
+        # once, one of its places
+        width = asked.shape[1]
+        places = torch.arange(1, width + 1, device=asked.device).expand(len(asked), -1)
+        table = asked.new_zeros(len(asked), vocab_size + 1).scatter(1, asked, places)
+        table[:, 0] = 0
+        self.where = table.gather(1, words.flatten(1)).view(words.shape)
+        counts = torch.zeros(*filled.shape, width + 1, device=asked.device)
+        counts = counts.scatter_add(2, self.where, torch.ones_like(self.where, dtype=counts.dtype))
+        self.counts = counts[..., 1:]
+        self.total = filled.sum(1, keepdim=True).clamp(min=1).float()
+        spread = (self.counts > 0).sum(1).float()
+        self.rarity = torch.log1p((self.total - spread + 0.5).clamp(min=0) / (spread + 0.5))  # [B, w]
 
-def with_context(questions: Tensor, codes: Tensor, filled: Tensor, slots: Tensor, vocab_size: int) -> Tensor:
-    """Questions with what stands around their words in one passage each: codes [B, w + L].
+    def bm25(self) -> Tensor:
+        """Scores float32 [B, n]; 0 in slots that are not filled.
 
-    Of the passage in slot `slots` int64 [B] the `WINDOW` tokens are taken in which the question's tokens
-    weigh most, each by how rare it is; the rest is no token. Other arguments as of `bm25`.
-    """
-    where = _matches(questions, codes, filled, vocab_size)
-    rarity = _counted(where, questions.shape[1], filled)[1]
-    place = slots[:, None, None].expand(-1, 1, codes.shape[2])
-    weights = pad(rarity, (1, 0)).gather(1, where.gather(1, place)[:, 0])
-    half = WINDOW // 2
-    sums = pad(weights, (half + 1, half)).cumsum(1)
-    sums = sums[:, 2 * half + 1 :] - sums[:, : -2 * half - 1]
-    tokens = torch.arange(codes.shape[2], device=codes.device)
-    inside = (tokens - sums.argmax(1, keepdim=True)).abs() <= half
-    empty = code_limits(vocab_size)[0]
-    around = codes.gather(1, place)[:, 0].masked_fill(~inside, empty)
-    return torch.cat([questions, around], dim=1)
+        score = sum over tokens of log(1 + (n - df + 1/2) / (df + 1/2)) times
+        tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length)).
+        """
+        mean = (self.lengths.sum(1, keepdim=True) / self.total).clamp(min=1)
+        damped = K1 * (1 - B + B * self.lengths / mean)
+        return (self.rarity[:, None] * self.counts * (K1 + 1) / (self.counts + damped[..., None])).sum(-1)
 
+    def again(self, slots: Tensor) -> Search:
+        """The question with what stands around its words in one passage each, slots int64 [B].
 
-def _matches(questions: Tensor, codes: Tensor, filled: Tensor, vocab_size: int) -> Tensor:
-    """Where each token of the passages stands in the question, int64 [B, n, L], from 1; 0: nowhere."""
-    asked, words = decode_ids(questions), decode_ids(codes).masked_fill(~filled[..., None], 0)
-    places = torch.arange(1, asked.shape[1] + 1, device=asked.device).expand(len(asked), -1)
-    # of a token that is asked for more than once, one of its places
-    table = asked.new_zeros(len(asked), vocab_size + 1).scatter(1, asked, places)
-    table[:, 0] = 0
-    return table.gather(1, words.flatten(1)).view(words.shape)
-
-
-def _counted(where: Tensor, width: int, filled: Tensor) -> tuple[Tensor, Tensor]:
-    """How often passages hold each token of a question [B, n, w], and how rare each is [B, w]."""
-    counts = torch.zeros(*where.shape[:2], width + 1, device=where.device)
-    counts = counts.scatter_add(2, where, torch.ones_like(where, dtype=counts.dtype))[..., 1:]
-    total = filled.sum(1, keepdim=True).clamp(min=1).float()
-    spread = (counts > 0).sum(1).float()
-    return counts, torch.log1p((total - spread + 0.5).clamp(min=0) / (spread + 0.5))
+        Those are the `WINDOW` tokens in which the question's tokens weigh most, each by how rare it is.
+        """
+        place = slots[:, None, None].expand(-1, 1, self.codes.shape[2])
+        weights = pad(self.rarity, (1, 0)).gather(1, self.where.gather(1, place)[:, 0])
+        half = WINDOW // 2
+        sums = pad(weights, (half + 1, half)).cumsum(1)
+        sums = sums[:, 2 * half + 1 :] - sums[:, : -2 * half - 1]
+        tokens = torch.arange(self.codes.shape[2], device=self.codes.device)
+        inside = (tokens - sums.argmax(1, keepdim=True)).abs() <= half
+        empty = code_limits(self.vocab_size)[0]
+        around = self.codes.gather(1, place)[:, 0].masked_fill(~inside, empty)
+        questions = torch.cat([self.questions, around], dim=1)
+        return Search(questions, self.codes, self.filled, self.vocab_size)
