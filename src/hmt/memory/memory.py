@@ -127,6 +127,19 @@ class Memory(Cache):
             f"tokens={self.tokens_read.tolist()}, {self.nbytes:,} bytes)"
         )
 
+    def recall(self, text: str, tokenizer: Any = None, top: int = 4) -> list[Any]:
+        """What its model recalls for a text, by weight: at most `top` of `hmt.model.recalling.Passage`.
+
+        tokenizer: None takes the one of the model's folder or backbone. ValueError for a text that is empty
+        or too long, for a memory of several streams, for a model that keeps no passages, and for a memory
+        that was loaded without its model (`Memory.load(path, model=model)`).
+        """
+        if not isinstance(self.identity, LiveIdentity):
+            raise ValueError(
+                "this memory was loaded without its model: Memory.load(path, model=model) knows it"
+            )
+        return self.identity.owner.recalled_for(self, text, tokenizer, top)
+
     # -- copies and rows ----------------------------------------------------------------------------------
 
     def _like(self, state: MemoryState, open_ids: Tensor, open_lengths: Tensor) -> Memory:

@@ -20,7 +20,7 @@ from typing_extensions import Self
 from hmt.memory.identity import LiveIdentity
 from hmt.memory.memory import Memory, adopt
 from hmt.memory.state import MemoryState
-from hmt.model import calling, reading, recalling, running
+from hmt.model import asking, calling, reading, recalling, running
 from hmt.model.body import MemoryBody
 from hmt.model.generation import MemoryGenerationMixin
 from hmt.model.outputs import MemoryOutput, StepOutput
@@ -380,6 +380,10 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         chooses nothing.
         """
         return recalling.recalled(self, memory, top)
+
+    def recalled_for(self, memory: Memory, text: str, tokenizer: Any = None, top: int = 4) -> list[Passage]:
+        """What one stream would recall for a text, with the words of the passages; see `Memory.recall`."""
+        return asking.recall_text(self, memory, text, tokenizer, top)
 
     def remembered(self, memory: Memory, row: int, slots: list[int]) -> list[list[int] | None]:
         """The tokens that slots of a stream hold; None of systems that keep none."""
