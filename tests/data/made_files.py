@@ -10,7 +10,10 @@ CHAPTERS = {
 }
 
 
-def pdf(pages=tuple(CHAPTERS.values()), password=None):
+PAGES = tuple(CHAPTERS.values())
+
+
+def pdf(pages=PAGES, password=None):
     from fpdf import FPDF
 
     made = FPDF()
@@ -28,7 +31,8 @@ def pdf(pages=tuple(CHAPTERS.values()), password=None):
 
 def epub(chapters=CHAPTERS, drm=False, extra=()):
     container = (
-        '<?xml version="1.0"?><container xmlns="urn:oasis:names:tc:opendocument:xmlns:container" version="1.0">'
+        '<?xml version="1.0"?>'
+        '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container" version="1.0">'
         '<rootfiles><rootfile full-path="OEBPS/content.opf" media-type="application/oebps-package+xml"/>'
         "</rootfiles></container>"
     )

@@ -18,12 +18,6 @@ WORDS = list(CHAPTERS.values())
 MADE = {".pdf": pdf(), ".epub": epub(), ".docx": docx(), ".html": html(), ".md": markdown()}
 
 
-def of(text, words):
-    return (
-        " ".join(text.split()).index(words) and text.index(words.split()[0]) or text.index(words.split()[0])
-    )
-
-
 @pytest.mark.parametrize(
     "suffix, labels",
     [
@@ -112,7 +106,7 @@ def with_container(text):
         (b"", "nothing.txt", "nothing.txt holds no text"),
         (b"not a zip", "a.epub", "a.epub is damaged: File is not a zip file"),
         (b"not a zip", "a.docx", "a.docx is damaged: File is not a zip file"),
-        (epub(), "a.docx", r"a.docx has|Loomings|is damaged"),
+        (docx()[:-40], "a.docx", "a.docx is damaged: File is not a zip file"),
         (b"\xd0\xcf\x11\xe0" * 9, "old.docx", "encrypted, or of an older Word"),
         (epub(drm=True), "a.epub", r"encrypted \(DRM\)"),
         (epub({}), "a.epub", "its spine names no page"),
@@ -124,8 +118,8 @@ def with_container(text):
         (epub(extra=[(str(n), b"") for n in range(60)]), "a.epub", "holds 66 files, and 50 are the most"),
         (pdf(["a"] * 12), "a.pdf", "has 12 pages, and 9 are the most"),
         (html({"x": "word " * 60_000}), "a.html", "has more than 200,000 characters of text"),
-        (b"x" * 2_000_001, "a.txt", "has 1.9 MiB, and 1.9 MiB are the most|are the most here"),
-        (gzip.compress(b"x" * 9_000_000), "a.txt.gz", "has more bytes, and 1.9 MiB are the most here"),
+        (b"x" * 2_000_001, "a.txt", "has 1.91 MiB, and 1.91 MiB are the most here"),
+        (gzip.compress(b"x" * 9_000_000), "a.txt.gz", "has more, and 1.91 MiB are the most here"),
         (b"no gzip", "a.txt.gz", "is damaged, or not what its name says"),
         (b"caf\xe9 au lait", "a.txt", "a.txt:1:4 .byte 3. is not utf-8"),
         (b"\x89PNG\r\n\x1a\n" + bytes(99), "a.txt", "a.txt is an image; only text can be read"),
@@ -133,10 +127,6 @@ def with_container(text):
 )  # fmt: skip
 def test_what_cannot_be_read_is_said_in_one_line(data, name, message):
     limits = Limits(bytes=2_000_000, unpacked=1_000_000, entries=50, pages=9, characters=200_000)
-    if name == "a.docx" and data[:2] == b"PK":
-        with pytest.raises(ValueError):  # it begins as an EPUB, and is read as one
-            extract(data[4:], name, limits=limits)
-        return
     with pytest.raises(ValueError, match=message) as told:
         extract(data, name, limits=limits)
     assert "\n" not in str(told.value)

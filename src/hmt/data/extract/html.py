@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hmt.data.extract.limits import Limits
@@ -14,6 +15,7 @@ _BLOCKS = frozenset(
     "summary table tbody td tfoot th thead title tr ul".split()
 )
 _UNSEEN = frozenset("script style template noscript head object svg math iframe".split())
+_XML = re.compile(rb"\s*(?:\xef\xbb\xbf)?<\?xml[^>]*?(?:encoding=[\"']([\w.-]+)[\"'][^>]*)?\?>")
 _CLOSE = 64  # elements that are looked up through
 
 
@@ -27,7 +29,11 @@ def text_of(data: bytes) -> tuple[str, list[Mark]]:
     from bs4 import BeautifulSoup, CData, NavigableString
 
     kinds = (NavigableString, CData)
-    soup = BeautifulSoup(data, "lxml")
+    encoding = None
+    if said := _XML.match(data):  # it is parsed as HTML, whatever it calls itself
+        encoding = said[1].decode("ascii", "replace") if said[1] else None
+        data = data[said.end() :]
+    soup = BeautifulSoup(data, "lxml", from_encoding=encoding)
     for node in soup.find_all(_UNSEEN):
         node.decompose()
     pieces: list[str] = []

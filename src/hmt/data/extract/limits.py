@@ -29,5 +29,5 @@ class Limits:
 
     def too_large(self, where: str, size: int | None = None) -> Unreadable:
         """The error of a file with too many bytes."""
-        told = "more bytes" if size is None else byte_text(size)
+        told = "more" if size is None else byte_text(size)
         return Unreadable(f"{where} has {told}, and {byte_text(self.bytes)} are the most here")
