@@ -52,6 +52,12 @@ COMMANDS = {
         'hmt recall book.txt "the captain of the ship"',
         'hmt recall book.hmt "the captain of the ship" --model run --top 10 --json',
     ],
+    "chat": [
+        "hmt chat --session whales --read moby.pdf",
+        "hmt chat run --session whales --store s3://bucket/sessions",
+        "hmt chat --read notes.md < questions.txt",
+    ],
+    "sessions": ["hmt sessions list", "hmt sessions show whales", "hmt sessions delete whales"],
     "memory": ["hmt memory info book.hmt", "hmt memory info book.hmt --json"],
     "eval": [
         "hmt eval run --data held-out/ --output results",
