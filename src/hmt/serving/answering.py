@@ -31,9 +31,9 @@ class Batch:
         return batch
 
     def with_(self, other: Batch) -> Batch | None:
-        """Both in one; None where their caches cannot be one."""
+        """Both in one; None where what has been run would have to be run again for that."""
         together = Memory.cat([self.memory, other.memory])
-        if together.open is None and (self.memory.open is not None or other.memory.open is not None):
+        if together.open is None and self.memory.open is not None:
             return None
         return Batch(self.jobs + other.jobs, together)
 
@@ -57,14 +57,15 @@ class Batch:
         if gone:
             staying = [row for row, job in enumerate(self.jobs) if job not in gone]
             self.jobs = [self.jobs[row] for row in staying]
-            if staying:
-                self.memory = self.memory.select(staying)
+            if staying:  # in place: a copy would have to run its open segments again
+                device = self.memory.open_ids.device
+                self.memory.batch_select_indices(torch.tensor(staying, device=device))
         return gone
 
 
-def join(batches: Sequence[Batch], new: Batch, most: int) -> list[Batch]:
+def join(model: Any, batches: Sequence[Batch], new: Batch, most: int) -> list[Batch]:
     """`batches` with one more, in one of them where that can be."""
-    for place, batch in enumerate(batches):
+    for place, batch in enumerate(batches if model.caching.plain else ()):
         if batch.joins and new.joins and len(batch.jobs) + len(new.jobs) <= most:
             together = batch.with_(new)
             if together is not None:

@@ -16,6 +16,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,10 +27,9 @@ from hmt.serving.jobs import Answering, Busy, Closed, Job, Looking, Reading
 from hmt.serving.sampling import Sampler, end_tokens
 
 if TYPE_CHECKING:
-    from hmt.sessions.runner import OnToken, Options, Progress
-
     from hmt.memory.memory import Memory
     from hmt.model.recalling import Passage
+    from hmt.sessions.runner import OnToken, Options, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +110,11 @@ class Engine:
         raises ends it, too. `Busy`; `Closed`.
         """
         written: list[int] = []
-        news = self.start(memory, header_ids, options).news()
-        for token in news:
-            written.append(token)
-            if on_token is not None and on_token(token):
-                news.close()  # some more may have been written meanwhile, by nobody's wish
-                break
+        with closing(self.start(memory, header_ids, options).news()) as news:
+            for token in news:
+                written.append(token)
+                if on_token is not None and on_token(token):
+                    break  # some more may have been written meanwhile, by nobody's wish
         return written
 
     def start(self, memory: Memory, header_ids: Sequence[int], options: Options) -> Answering:
@@ -132,7 +131,7 @@ class Engine:
         """What `work()` returns, called between two steps: for what needs the model and is short."""
         return self._submit(Looking(work=work)).wait()
 
-    # -- load -------------------------------------------------------------------------------------------------
+    # -- load -----------------------------------------------------------------------------------------------
 
     @property
     def load(self) -> dict[str, int]:
@@ -149,7 +148,7 @@ class Engine:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    # -- the thread -------------------------------------------------------------------------------------------
+    # -- the thread -----------------------------------------------------------------------------------------
 
     def _submit(self, job: Job) -> Job:
         with self._change:
@@ -224,16 +223,15 @@ class Engine:
                 else:
                     self._finish(batch.jobs[0], error=error)
         self._batches = batches
+        while self._asked and self._asked[0].cancelled:
+            self._finish(self._asked.popleft())
         if self._asked and sum(len(batch.jobs) for batch in batches) < self.answers:
             job = self._asked.popleft()
-            if job.cancelled:
-                self._finish(job)
-            else:
-                try:
-                    new = answering.Batch.begin(self.model, job)
-                    self._batches = answering.join(batches, new, self.answers)
-                except Exception as error:
-                    self._finish(job, error=error)
+            try:
+                new = answering.Batch.begin(self.model, job)
+                self._batches = answering.join(self.model, batches, new, self.answers)
+            except Exception as error:
+                self._finish(job, error=error)
         for batch in self._batches:
             for job in batch.leave():
                 self._finish(job)

@@ -1,10 +1,10 @@
-"""What is asked of the engine: a read, an answer, or a look at a memory. Made in one thread, done in another."""
+"""What is asked of the engine: a read, an answer, a look at a memory. Made in one thread, done in another."""
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ class Job:
         """Nothing more comes; called by the engine."""
         self.told.put(_Done(result, error))
 
-    def news(self) -> Iterator[Any]:
+    def news(self) -> Generator[Any, None, None]:
         """What is told, until the job has ended; then `result`, or the error is raised.
 
         Whoever stops listening cancels the job.

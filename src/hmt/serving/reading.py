@@ -27,7 +27,7 @@ def begin(model: Any, memory: Memory | None, ids: Any, ending: bool) -> Reading:
 
 
 def share(readings: Sequence[Reading], length: int, most: int) -> list[tuple[Reading, int]]:
-    """How many segments each job gets of `most`: one after another, until there are no more or none is left."""
+    """How many segments each job gets of `most`: in turn, until these or the segments are used up."""
     given = dict.fromkeys(readings, 0)
     while most > 0 and (hungry := [job for job in readings if given[job] < job.left(length)]):
         for job in hungry[:most]:
@@ -75,7 +75,7 @@ def _write_together(model: Any, shares: Sequence[tuple[Reading, int]], length: i
         state = owned(job.memory.state) if job.state is None else job.state
         age, done = int(state.segments), job.done
         for index in range(number):
-            segment, left = next(pieces), next(written)[None]
+            segment, left = next(pieces), next(written)  # [1, L] and [1, ...]
             short = segment.shape[1] < length
             ended = torch.ones(1, dtype=torch.bool, device=segment.device) if short else None
             size = torch.tensor([segment.shape[1]], device=segment.device) if short else None

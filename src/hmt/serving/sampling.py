@@ -56,7 +56,8 @@ class Sampler:
         else:
             scores = logits.float().cpu()[None]
             history = torch.tensor([self.written], dtype=torch.long)
-            weights = self._warpers(history, scores).softmax(-1)
+            weights = self._warpers(history, scores)  # type: ignore[arg-type]
+            weights = weights.softmax(-1)
             token = int(torch.multinomial(weights, 1, generator=self._draws))
         self.written.append(token)
         if token in self.ends or self._stopped():
