@@ -54,6 +54,10 @@ class Missing(ValueError):
     """There is no such session."""
 
 
+class Full(ValueError):
+    """A limit of the store is reached."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one namespace may keep; None: any.
@@ -69,10 +73,10 @@ class Limits:
     idle_days: float | None = None
 
     def check(self, record: Record, nbytes: int = 0) -> None:
-        """ValueError for a session that is too large."""
+        """`Full` for a session that is too large."""
         for what, number, most in (("tokens", record.tokens, self.tokens), ("bytes", nbytes, self.bytes)):
             if most is not None and number > most:
-                raise ValueError(
+                raise Full(
                     f"session {record.name} has {number:,} {what}, and {most:,} are the most here; forget a "
                     "document"
                 )
@@ -115,8 +119,8 @@ class Store:
         namespace: sessions of others are neither seen nor named. See `check_name`.
         limits: see there.
 
-    Errors are ValueErrors: `Missing`, `Conflict`, `Damaged`, and what a limit or a URL has to say; and
-    OSErrors of a local disk. Whatever is raised, the session is as it was before.
+    Errors are ValueErrors: `Missing`, `Conflict`, `Damaged`, `Full`, and what a URL has to say; and OSErrors
+    of a local disk. Whatever is raised, the session is as it was before.
     """
 
     def __init__(
@@ -317,7 +321,7 @@ class Store:
         if not record.version and self.limits.sessions is not None:
             self.expire()
             if sum(1 for _ in self._names()) >= self.limits.sessions:
-                raise ValueError(f"there are {self.limits.sessions} sessions, the most here; delete one")
+                raise Full(f"there are {self.limits.sessions} sessions, the most here; delete one")
         with self._files.locked(folder):
             before = self._before(record)
             version, token = record.version + 1, secrets.token_hex(8)
