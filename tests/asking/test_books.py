@@ -21,7 +21,7 @@ def cached(workplace):
 def test_passages_are_what_stands_at_their_place(model, tokenizer):
     books = Books.open(["one.txt", "two.txt"], model, tokenizer)
     found = books.recall("a lighthouse?", top=300)
-    length, read = model.segment_length, dict(books.documents)
+    length, read = model.segment_length, {one.name: one.text for one in books.documents}
     assert {one.file for one in found} == {"one.txt", "two.txt"}
     assert sum(one.weight for one in found) == pytest.approx(1.0, abs=1e-4)
     assert [one.weight for one in found] == sorted((one.weight for one in found), reverse=True)
@@ -178,6 +178,24 @@ def test_a_memory_is_asked_where_no_text_is_known(model, tokenizer, folder):
             assert (one.segment, one.tokens) == (other.segment, other.tokens) and one.file is one.line is None
             assert one.text.strip("\ufffd ") in TEXT  # it may begin inside a character
     assert hmt.ask("one.hmt", "the whale?", model=folder, max_new_tokens=3).passages
+
+
+def test_a_memory_recalls_by_itself(model, tokenizer, folder, tmp_path):
+    memory = model.read(tokenizer(TEXT).input_ids)
+    text = TEXT.split(".")[2][:40]
+    expected = Books.open(memory, model, tokenizer).recall(text, top=3)
+    memory.save(tmp_path / "kept.hmt")
+    again = Memory.load(tmp_path / "kept.hmt", model=model)
+    found = memory.recall(text, tokenizer, top=3), memory.recall(text, top=3), again.recall(text, top=3)
+    for passages in found:
+        assert [(p.segment, p.text) for p in passages] == [(p.segment, p.text) for p in expected]
+        assert [p.weight for p in passages] == pytest.approx([p.weight for p in expected], abs=1e-5)
+    with pytest.raises(ValueError, match=r"loaded without its model: Memory.load\(path, model=model\)"):
+        Memory.load(tmp_path / "kept.hmt").recall(text)
+    with pytest.raises(ValueError, match=r"select\(\[row\]\)"):
+        memory.select([0, 0]).recall(text)
+    with pytest.raises(ValueError, match="empty"):
+        memory.recall(" ")
 
 
 def test_a_small_memory_forgets_and_says_so(model, tokenizer, caplog):

@@ -18,7 +18,7 @@ from hmt.backbone.checks import (
     position_table,
 )
 from hmt.backbone.fingerprint import Fingerprint, fingerprint, is_quantised, sampled, tensors
-from hmt.backbone.load import load_backbone, load_with_attention
+from hmt.backbone.load import load_backbone, load_tokenizer, load_with_attention
 from hmt.backbone.lora import lora_targets
 from hmt.backbone.on_cpu import CPUChoice, cpu_choice, suit_cpu
 from hmt.backbone.packed import PackedLinear, pack_linears
@@ -82,6 +82,7 @@ __all__ = [
     "is_quantised",
     "lasting_name",
     "load_backbone",
+    "load_tokenizer",
     "load_with_attention",
     "locate",
     "lora_targets",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from hmt.backbone.aligned import align
@@ -68,6 +68,24 @@ def _keep_weights(backbone: PreTrainedModel) -> None:
         for module, training in modes:
             module.training = training
     backbone.config.rescale_every = 0
+
+
+def load_tokenizer(path: Any, base: str | None = None) -> Any:
+    """The tokenizer of `path`, or else of the backbone `base`, each as in `locate`.
+
+    ValueError when there is none.
+    """
+    if path:
+        locate(path)  # what is wrong with a name says more than that there is no tokenizer
+    for place in filter(None, (path, base)):
+        try:
+            return AutoTokenizer.from_pretrained(locate(place))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    raise ValueError(
+        f"{path} has no tokenizer that can be loaded; save the backbone's there with "
+        f"tokenizer.save_pretrained({str(path)!r})"
+    )
 
 
 def load_with_attention(load: Callable[..., T], kwargs: dict) -> T:

@@ -11,7 +11,11 @@ question is not the beginning of what the model has read, and its tokens are few
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from hmt.backbone import load_tokenizer
+from hmt.model.recalling import Passage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,10 +68,11 @@ def check_question(model: Any, question: list[int]) -> None:
     It is one segment, and all of it stands before the answer; so the model must be able to close a segment
     early, and the question must not be longer than what stands there.
     """
-    try:
-        model.flush(model.new_memory(1))
-    except ValueError as error:
-        raise ValueError(f"this model keeps no passages and cannot be asked: {error}") from None
+    if not model.closes_early:
+        raise ValueError(
+            f"this model keeps no passages and cannot be asked: a {model.config.model_type} as configured "
+            "here cannot close a segment early (an HMT with passages can)"
+        )
     most = min(model.segment_length, model.tokens_before)
     if len(question) > most:
         raise ValueError(
@@ -84,6 +89,25 @@ def ask_memory(model: Any, memory: Memory, question: list[int]) -> Memory:
     """
     check_question(model, question)
     return model.flush(model.read(question, memory=model.flush(memory)))
+
+
+def recall_text(
+    model: Any, memory: Memory, text: str, tokenizer: PreTrainedTokenizerBase | None, top: int
+) -> list[Passage]:
+    """See `hmt.Memory.recall`."""
+    if memory.batch_size != 1:
+        raise ValueError(f"the memory holds {memory.batch_size} streams; select([row]) the one that is meant")
+    if tokenizer is None:
+        tokenizer = load_tokenizer(model.config.name_or_path, model.config.base_model_name_or_path)
+    assert tokenizer is not None
+    asked = ask_memory(model, memory, question_ids(tokenizer, text))
+    found = model.recalled(asked, top)[0]
+    return [
+        passage
+        if passage.ids is None
+        else replace(passage, text=tokenizer.decode(passage.ids, skip_special_tokens=True))
+        for passage in found
+    ]
 
 
 def _turn(tokenizer: PreTrainedTokenizerBase, message: dict[str, str]) -> str:

@@ -20,7 +20,7 @@ from hmt import backbone as bb
 from hmt.backbone.flops import segment_flops
 from hmt.memory.memory import Memory
 from hmt.memory.state import MemoryState
-from hmt.model import decoding
+from hmt.model import decoding, exporting
 from hmt.model.checkpoint import BackboneWrapper
 from hmt.model.compiling import CompiledSteps
 from hmt.model.layout import Ids, Layout, Probe, Tokens
@@ -283,6 +283,25 @@ class BackboneMemory(BackboneWrapper):
     def append(self, memory: Memory, ids: Tensor) -> Tensor | None:
         """More tokens of the open segments, on their KV cache; see `StreamingLM.append`."""
         return decoding.append(self, memory, ids)
+
+    # -- other engines --------------------------------------------------------------------------------------
+
+    def prompt_embeddings(self, memory: Memory, input_ids: Any) -> list[Tensor]:
+        """What stands before the next token, [n, d] of each row: a prompt for an engine without memories.
+
+        The backbone (`export_backbone`) behind it gives what this model gives, until the open segment is
+        full: for L - open tokens. `input_ids`, int64 [B, T], are read on top of the memory, which stays as it
+        is. ValueError for a system that is more than vectors in front of tokens (ARMT, Transformer-XL, the
+        query "inline"), and where the tokens end a segment.
+        """
+        return exporting.prompt_embeddings(self, memory, input_ids)
+
+    def export_backbone(self, folder: Any, tokenizer: Any = None) -> None:
+        """Save the backbone alone, with its adapters merged, as a plain model that any engine loads.
+
+        ValueError for a folder that holds something, and for quantised weights.
+        """
+        exporting.export_backbone(self, folder, tokenizer)
 
     # -- lengths, all of them from the layout ---------------------------------------------------------------
 

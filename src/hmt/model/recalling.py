@@ -20,12 +20,14 @@ class Passage:
         weight: of recall, 0 to 1; those of all segments sum to 1.
         ids: its tokens; None where the system keeps none.
         read_again: whether these stand in the segment that comes next.
+        text: what they say, of a recall that was given a tokenizer.
     """
 
     segment: int
     weight: float
     ids: list[int] | None = None
     read_again: bool = False
+    text: str | None = None
 
 
 @torch.no_grad()

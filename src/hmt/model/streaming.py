@@ -20,7 +20,7 @@ from typing_extensions import Self
 from hmt.memory.identity import LiveIdentity
 from hmt.memory.memory import Memory, adopt
 from hmt.memory.state import MemoryState
-from hmt.model import calling, reading, recalling, running
+from hmt.model import asking, calling, reading, recalling, running
 from hmt.model.body import MemoryBody
 from hmt.model.generation import MemoryGenerationMixin
 from hmt.model.outputs import MemoryOutput, StepOutput
@@ -112,6 +112,11 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
     @property
     def closes_early(self) -> bool:
         """Whether segments may be shorter than L (`flush`, `close`); the state then counts `tokens`."""
+        return False
+
+    @property
+    def forgets(self) -> bool:
+        """Whether single segments can be taken out of a memory again, see `without`."""
         return False
 
     def reading_passes(self) -> list[int]:
@@ -372,6 +377,19 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
             "its segments for whole (an HMT with passages can)"
         )
 
+    def without(self, memory: Memory, segments: Iterable[int]) -> Memory:
+        """The memory of one stream that never read these segments, counted as in `recalled`.
+
+        It is that of a stream that read the other segments it holds, and nothing else: they keep their order
+        and are numbered from 0, and neither embedding nor tokens of what was taken out are left. The memory
+        that is given stays as it is. ValueError for a system in which what a segment leaves behind depends on
+        those before it (`forgets`), for several streams, and for segments that are not held.
+        """
+        raise ValueError(
+            f"a {self.config.model_type} as configured here cannot take segments out of a memory: what they "
+            "left in it is in what came later, too; read the other texts again"
+        )
+
     def recalled(self, memory: Memory, top: int = 4) -> list[list[Passage]]:
         """What the streams of a memory would recall now, by weight, at most `top` of each.
 
@@ -380,6 +398,10 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         chooses nothing.
         """
         return recalling.recalled(self, memory, top)
+
+    def recalled_for(self, memory: Memory, text: str, tokenizer: Any = None, top: int = 4) -> list[Passage]:
+        """What one stream would recall for a text, with the words of the passages; see `Memory.recall`."""
+        return asking.recall_text(self, memory, text, tokenizer, top)
 
     def remembered(self, memory: Memory, row: int, slots: list[int]) -> list[list[int] | None]:
         """The tokens that slots of a stream hold; None of systems that keep none."""

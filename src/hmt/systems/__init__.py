@@ -113,22 +113,7 @@ def load_model(path: Any, **kwargs: Any) -> Any:
 
 
 def load_tokenizer(path: Any, base: str | None = None) -> Any:
-    """The tokenizer of `path`, or else of the backbone `base`, each as in `hmt.backbone.locate`.
+    """The tokenizer of `path`, or else of the backbone `base`; see `hmt.backbone.load_tokenizer`."""
+    from hmt.backbone import load_tokenizer as load
 
-    ValueError when there is none.
-    """
-    from transformers import AutoTokenizer
-
-    from hmt.backbone import locate
-
-    if path:
-        locate(path)  # what is wrong with a name says more than that there is no tokenizer
-    for place in filter(None, (path, base)):
-        try:
-            return AutoTokenizer.from_pretrained(locate(place))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    raise ValueError(
-        f"{path} has no tokenizer that can be loaded; save the backbone's there with "
-        f"tokenizer.save_pretrained({str(path)!r})"
-    )
+    return load(path, base)

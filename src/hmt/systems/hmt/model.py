@@ -29,7 +29,7 @@ stands there anyway, and a question would find itself. `lexical` adds a BM25 sco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ from hmt.model.base import BackboneMemory
 from hmt.model.layout import Block, Embeds, Ids, Layout, Part, Probe, Tokens, join, slide
 from hmt.model.outputs import SegmentRecord
 from hmt.model.retrieval import Retrieval
-from hmt.systems.hmt import passages
+from hmt.systems.hmt import forgetting, passages
 from hmt.systems.hmt.config import HMTConfig
 from hmt.systems.hmt.recall import Recall, floor, keys, lateness, standardised
 
@@ -117,6 +117,11 @@ class HMTForCausalLM(BackboneMemory):
     def closes_early(self) -> bool:
         """With passages, whose state counts tokens."""
         return self.config.passages > 0
+
+    @property
+    def forgets(self) -> bool:
+        """Where segments are written alone, and their tokens are kept."""
+        return self.writes_alone and self.config.passages > 0
 
     @property
     def state_limits(self) -> Mapping[str, tuple[int, int]]:  # type: ignore[override]
@@ -391,6 +396,12 @@ class HMTForCausalLM(BackboneMemory):
             return super().remembered(memory, row, slots)
         words = passages.decode_ids(memory.state["passages"][row, slots]).tolist()
         return [[word - 1 for word in passage if word] for passage in words]
+
+    def without(self, memory: Memory, segments: Iterable[int]) -> Memory:
+        """See `StreamingLM.without`; of a model that `forgets`."""
+        if not self.forgets:
+            return super().without(memory, segments)
+        return forgetting.without(self, memory, segments)
 
     def _scores(self, queries: Tensor, state: MemoryState) -> Tensor:
         return torch.einsum("bsd,cnd->bscn", queries, self._keys(state["bank"]).float())
