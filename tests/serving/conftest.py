@@ -1,4 +1,4 @@
-import httpx
+import httpx2
 import pytest
 from cli.models import TEXT, make_tokenizer, save_asked
 from openai import OpenAI
@@ -30,7 +30,7 @@ def url(runner, tmp_path_factory):
 
 @pytest.fixture
 def http(url):
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx2.Client(base_url=url, timeout=30) as client:
         yield client
 
 

@@ -14,8 +14,9 @@ from hmt.sessions.documents import Remembered, Turn
 from hmt.sessions.names import check_name
 from hmt.sessions.runner import DirectRunner, Options, Runner
 from hmt.sessions.session import Session
+from hmt.sessions.shelf import Conflict, Damaged, Full, Limits, Missing, Stored
 from hmt.sessions.steps import Step, append_steps, asked, with_turn
-from hmt.sessions.store import Conflict, Damaged, Full, Limits, Missing, Store, Stored, default_url
+from hmt.sessions.store import Store, default_url
 
 __all__ = [
     "Answer",
