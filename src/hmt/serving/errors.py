@@ -31,6 +31,11 @@ _TYPES = {
     503: ("server_error", "unavailable"),
     507: ("server_error", "storage_full"),
 }
+_HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": "1"},
+    503: {"Retry-After": "1"},
+}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -53,11 +58,7 @@ class ApiError(HTTPException):
         kind, usual = _TYPES.get(status, ("invalid_request_error", "invalid_request"))
         self.status, self.message, self.param = status, message, param
         self.type, self.code = kind, code or usual
-        self.headers = dict(headers or {})
-        if status in (429, 503):
-            self.headers.setdefault("Retry-After", "1")
-        if status == 401:
-            self.headers.setdefault("WWW-Authenticate", "Bearer")
+        self.headers = {**_HEADERS.get(status, {}), **(headers or {})}
 
     def body(self) -> dict[str, Any]:
         """What is sent."""
@@ -123,9 +124,8 @@ def install(app: FastAPI) -> None:
             404: "There is nothing at this address.",
             405: f"{request.method} is not what this address takes.",
         }
-        known = ApiError(error.status_code, message.get(error.status_code, str(error.detail)))
-        known.headers.update(error.headers or {})
-        return known.response()
+        told = message.get(error.status_code, str(error.detail))
+        return ApiError(error.status_code, told, headers=dict(error.headers or {})).response()
 
     for kind in (ValueError, OSError):
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from weakref import WeakValueDictionary
@@ -60,7 +60,7 @@ class Memories:
 
     # -- looking --------------------------------------------------------------------------------------------
 
-    def list(self) -> list[Stored]:
+    def all(self) -> Sequence[Stored]:
         """All of them, by name."""
         with _storage(""):
             return self.store.list()

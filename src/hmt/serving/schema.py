@@ -162,16 +162,16 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 class NewMemory(_Request):
     """A memory to be made."""
 
-    id: Name | None = Field(None, description="Exactly this one; 409 where it is taken.")
-    name: Annotated[str, Field(max_length=200)] | None = Field(None, description="The id is made like it.")
-    text: str | None = Field(None, description="A first document.")
+    id: Name | None = Field(default=None, description="Exactly this one; 409 where it is taken.")
+    name: Annotated[str, Field(max_length=200)] | None = Field(default=None, description="Its id is like it.")
+    text: str | None = Field(default=None, description="A first document.")
 
 
 class Fork(_Request):
     """A copy to be made."""
 
-    id: Name | None = Field(None, description="Exactly this one; 409 where it is taken.")
-    name: Annotated[str, Field(max_length=200)] | None = Field(None, description="The id is made like it.")
+    id: Name | None = Field(default=None, description="Exactly this one; 409 where it is taken.")
+    name: Annotated[str, Field(max_length=200)] | None = Field(default=None, description="Its id is like it.")
 
 
 class NewDocument(_Request):

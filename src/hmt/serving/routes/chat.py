@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from hmt.serving.prompts import Turns
 from hmt.serving.routes.asking import Job, job_of, usage
 from hmt.serving.schema import ChatRequest
 from hmt.serving.services import services_of
@@ -37,7 +38,7 @@ async def chat(request: Request, body: ChatRequest) -> Any:
     return await work.answer(request, lambda cancel: _whole(job, turns, head, cancel))
 
 
-def _whole(job: Job, turns: list[tuple[str, str]], head: dict[str, Any], cancel: Cancel) -> dict[str, Any]:
+def _whole(job: Job, turns: Turns, head: dict[str, Any], cancel: Cancel) -> dict[str, Any]:
     prompt = job.prompt(turns, cancel)
     answers = job.write(prompt, cancel)
     choices = [
@@ -60,7 +61,7 @@ def _whole(job: Job, turns: list[tuple[str, str]], head: dict[str, Any], cancel:
 
 def _stream(
     job: Job,
-    turns: list[tuple[str, str]],
+    turns: Turns,
     head: dict[str, Any],
     with_usage: bool,
     cancel: Cancel,

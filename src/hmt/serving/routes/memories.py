@@ -39,7 +39,7 @@ async def memories(request: Request, limit: Limit = 100, after: str | None = Non
     mine = memories_of(request)
 
     def work(cancel: Cancel) -> dict[str, Any]:
-        found = [one for one in mine.list() if after is None or one.name > after]
+        found = [one for one in mine.all() if after is None or one.name > after]
         data = [stored_view(one) for one in found[:limit]]
         return {
             "object": "list",

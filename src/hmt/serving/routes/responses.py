@@ -10,8 +10,9 @@ from fastapi import APIRouter, Request
 
 from hmt.serving.answers import Answer, Prompt
 from hmt.serving.errors import ApiError
+from hmt.serving.prompts import Turns
 from hmt.serving.routes.asking import Job, job_of, usage
-from hmt.serving.schema import ResponseRequest
+from hmt.serving.schema import Message, ResponseRequest
 from hmt.serving.services import services_of
 from hmt.serving.sse import event_stream
 from hmt.serving.work import Cancel, Emit
@@ -25,7 +26,8 @@ async def responses(request: Request, body: ResponseRequest) -> Any:
     job = job_of(request, body, body.max_output_tokens, logprobs=body.top_logprobs, param="max_output_tokens")
     if job.n > 1:
         raise ApiError(400, "n is not supported by /v1/responses.", param="n")
-    turns = [("user", body.input)] if isinstance(body.input, str) else [(m.role, m.text) for m in body.input]
+    given = [Message(role="user", content=body.input)] if isinstance(body.input, str) else body.input
+    turns = [(one.role, one.text) for one in given]
     if body.instructions:
         turns = [("system", body.instructions), *turns]
     answering = _Response(job, turns, body)
@@ -38,7 +40,7 @@ async def responses(request: Request, body: ResponseRequest) -> Any:
 class _Response:
     """One response, while it is made."""
 
-    def __init__(self, job: Job, turns: list[tuple[str, str]], body: ResponseRequest):
+    def __init__(self, job: Job, turns: Turns, body: ResponseRequest):
         self.job, self.turns, self.body = job, turns, body
         self.id, self.item = f"resp_{secrets.token_hex(16)}", f"msg_{secrets.token_hex(16)}"
         self.created = int(time.time())
