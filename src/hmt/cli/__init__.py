@@ -58,6 +58,11 @@ COMMANDS = {
         "hmt chat --read notes.md < questions.txt",
     ],
     "sessions": ["hmt sessions list", "hmt sessions show whales", "hmt sessions delete whales"],
+    "serve": [
+        "hmt serve",
+        "hmt serve run --port 9000 --store s3://bucket/memories --keys keys.json --host 0.0.0.0",
+    ],
+    "keys": ["hmt keys add keys.json --name ada", "hmt keys list keys.json"],
     "memory": ["hmt memory info book.hmt", "hmt memory info book.hmt --json"],
     "eval": [
         "hmt eval run --data held-out/ --output results",

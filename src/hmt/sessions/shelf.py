@@ -40,6 +40,10 @@ class Missing(ValueError):
     """There is no such session."""
 
 
+class Full(ValueError):
+    """A limit of the store is reached."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one namespace may keep; None: any.
@@ -55,10 +59,10 @@ class Limits:
     idle_days: float | None = None
 
     def check(self, record: Record, nbytes: int = 0) -> None:
-        """ValueError for a session that is too large."""
+        """`Full` for a session that is too large."""
         for what, number, most in (("tokens", record.tokens, self.tokens), ("bytes", nbytes, self.bytes)):
             if most is not None and number > most:
-                raise ValueError(
+                raise Full(
                     f"session {record.name} has {number:,} {what}, and {most:,} are the most here; forget a "
                     "document"
                 )
@@ -69,6 +73,7 @@ class Stored:
     """A session in a store, without what it holds.
 
     bytes: of its newest version. created, updated: seconds since 1970. damaged: what is wrong with it.
+    uid: of the session, another one where it was deleted and made again.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Stored:
     tokens: int = 0
     model: str = ""
     damaged: str | None = None
+    uid: str = ""
 
 
 class Shelf:
@@ -166,7 +172,7 @@ class Shelf:
             return Stored(name, versions[-1], damaged=str(error))
         return Stored(
             name, record.version, record.created, record.updated, _bytes(record), len(record.documents),
-            len(record.turns), record.tokens, record.model,
+            len(record.turns), record.tokens, record.model, uid=record.uid,
         )  # fmt: skip
 
     def delete(self, name: str) -> None:
@@ -218,7 +224,7 @@ class Shelf:
         if not record.version and self.limits.sessions is not None:
             self.expire()
             if sum(1 for _ in self.names()) >= self.limits.sessions:
-                raise ValueError(f"there are {self.limits.sessions} sessions, the most here; delete one")
+                raise Full(f"there are {self.limits.sessions} sessions, the most here; delete one")
         with self.files.locked(folder):
             before = self._before(record)
             version, token = record.version + 1, secrets.token_hex(8)

@@ -36,8 +36,8 @@ class Store:
         namespace: sessions of others are neither seen nor named. See `check_name`.
         limits: see there.
 
-    Errors are ValueErrors: `Missing`, `Conflict`, `Damaged`, and what a limit or a URL has to say; and
-    OSErrors of a local disk. Whatever is raised, the session is as it was before.
+    Errors are ValueErrors: `Missing`, `Conflict`, `Damaged`, `Full`, and what a URL has to say; and OSErrors
+    of a local disk. Whatever is raised, the session is as it was before.
     """
 
     def __init__(
@@ -77,6 +77,10 @@ class Store:
     def exists(self, name: str) -> bool:
         """Whether there is one."""
         return bool(self._shelf.versions(name))
+
+    def stored(self, name: str) -> Stored:
+        """What its newest version is; what it holds is not read."""
+        return self._shelf.stored(name)
 
     def list(self) -> Sequence[Stored]:
         """All sessions of the namespace, by name; damaged ones say so."""
