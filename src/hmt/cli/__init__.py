@@ -55,7 +55,7 @@ COMMANDS = {
     "chat": [
         "hmt chat --session whales --read moby.pdf",
         "hmt chat run --session whales --store s3://bucket/sessions",
-        "hmt chat --read notes.md < questions.txt",
+        "hmt chat --read notes.md --remember --temperature 0.7",
     ],
     "sessions": ["hmt sessions list", "hmt sessions show whales", "hmt sessions delete whales"],
     "serve": [

@@ -12,7 +12,7 @@ import typer
 from hmt.cli.ask import show
 from hmt.cli.errors import one_line
 from hmt.cli.progress import TokenProgress
-from hmt.cli.streaming import WrittenWords, ctrl_c, is_ctrl_c
+from hmt.cli.streaming import WrittenWords, ctrl_c, is_ctrl_c, printable
 from hmt.data.documents import named_texts
 from hmt.sessions import Document, Options, Session, Store
 from hmt.sessions.documents import digest_of
@@ -141,7 +141,8 @@ class Conversation:
         """All turns."""
         for number, turn in enumerate(self.session.turns, 1):
             kept = " (remembered)" if turn.remembered else ""
-            typer.echo(f"{number:>3}  {turn.question}{kept}\n     {' '.join(turn.answer.split())}")
+            answer = " ".join(turn.answer.split())
+            typer.echo(printable(f"{number:>3}  {turn.question}{kept}\n     {answer}"))
         if not self.session.turns:
             typer.echo("nothing was asked yet")
 

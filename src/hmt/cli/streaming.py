@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 
+def printable(text: str) -> str:
+    """The text with U+FFFD where a terminal would obey it."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
+
+
 class WrittenWords:
     """Tokens put out as text as they come: a letter of several tokens waits for the last of them."""
 
@@ -22,7 +27,7 @@ class WrittenWords:
         if not self.shown:
             text = text.lstrip() if not text.strip() else text
         if not text.endswith("\ufffd"):
-            sys.stdout.write(text[self.shown :])
+            sys.stdout.write(printable(text[self.shown :]))
             sys.stdout.flush()
             self.shown = len(text)
 
