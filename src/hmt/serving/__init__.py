@@ -2,9 +2,12 @@
 
 from typing import Any
 
-__all__ = ["Keys", "Settings", "create_app", "make_runner", "serve"]
+__all__ = ["Busy", "Closed", "Engine", "Keys", "Settings", "create_app", "make_runner", "serve"]
 
 _WHERE = {
+    "Busy": "hmt.serving.jobs",
+    "Closed": "hmt.serving.jobs",
+    "Engine": "hmt.serving.engine",
     "Keys": "hmt.serving.keys",
     "Settings": "hmt.serving.settings",
     "create_app": "hmt.serving.app",
