@@ -174,6 +174,31 @@ def test_what_cannot_be_done_is_said(use, notes):
         assert words in told, told
 
 
+def test_no_files_without_a_folder(runner, store, notes):
+    memories = Memories(str(store), "default", Limits(), runner)
+    server = make_server(Tools(lambda: (memories, Answers(runner, 1000))))
+
+    async def main():
+        async with Client(server) as client:
+            return await refused(client, "read", memory="m", path=str(notes / "whales.txt"))
+
+    assert "this server reads no files" in anyio.run(main)
+
+
+def test_an_error_of_ours_is_kept_from_the_agent(notes):
+    """And a model that cannot be loaded is not one."""
+    for error, words in ((ZeroDivisionError("x"), "Error executing tool list"), (ValueError("no y"), "no y")):
+
+        def opened(error=error):
+            raise error
+
+        async def main():
+            async with Client(make_server(Tools(opened))) as client:  # noqa: B023
+                return await refused(client, "list")
+
+        assert anyio.run(main).endswith(words)
+
+
 def test_limits(use, notes):
     async def main(client):
         assert "and 100 are the most" in await refused(client, "read", memory="m", path="whales.txt")
@@ -201,7 +226,8 @@ def test_progress_is_told_and_a_cancelled_read_ends(use, runner, store):
         with scope:
             await client.call_tool("read", {"memory": "some", "text": TEXT * 40}, progress_callback=heard)
         assert scope.cancelled_caught
-        (kept,) = (await call(client, "list", memory="some"))["documents"]
+        await call(client, "read", memory="some", text="Later.")  # waits until nobody else writes to it
+        kept, _ = (await call(client, "list", memory="some"))["documents"]
         assert seen[2][0] <= kept["tokens"] < 40 * tokens  # what was told is kept, and there is an end
         return kept["id"]
 

@@ -62,7 +62,11 @@ def command(
         return Memories(url, namespace, Limits(), runner, settings.save_seconds), answers
 
     opened = _begun(open_)
-    tools.make_server(tools.Tools(opened.result, files or (), settings)).run()
+    try:
+        tools.make_server(tools.Tools(opened.result, files or (), settings)).run()
+    finally:
+        if opened.done() and opened.exception() is None:
+            opened.result()[0].runner.shutdown(finish=False, timeout=5)  # nobody waits for it any more
 
 
 def _begun(work: Any) -> Future:
