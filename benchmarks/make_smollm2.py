@@ -20,6 +20,7 @@ import lzma
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,48 +32,12 @@ from hmt.data.questions import ask_document, in_tokens, question_samples, traini
 from hmt.model.asking import answer_header, question_ids
 from hmt.systems import load_tokenizer
 from hmt.systems.hmt.whitening import whiten
-from hmt.training import Recipe, Stage, train
+from hmt.training import train
+from hmt.training.start import read_recipe
 
 BACKBONE = "smollm2-135m"
-RECALL_LAYER = 12
-FIELDS: dict[str, Any] = {
-    "segment_length": 256,
-    "sensory_length": 64,
-    "summary_length": 64,
-    "memory_size": 2048,
-    "memory_scale": "embedding",
-    "recall_query": "previous",
-    "write_prompt": "alone",
-    "passages": 2,
-    "lexical": 2.0,
-    "hops": 2,
-    "recall_layer": RECALL_LAYER,
-}
-LORA = ("q_proj", "k_proj", "v_proj", "o_proj")
+RECIPE, _, FIELDS = read_recipe(Path(__file__).parent.parent / "recipes" / "answering.json")
 SHARES = {"fact": 0.40, "cloze": 0.22, "natural": 0.38}
-
-
-def recipe(steps: int) -> Recipe:
-    """LoRA above the recall layer, on samples of two passages, question and answer."""
-    stage = Stage(
-        name="answering", segments=4, steps=steps, learning_rate=4e-4, lr_schedule="cosine", warmup_steps=15
-    )
-    return Recipe(
-        stages=(stage,),
-        tuning="lora",
-        lora_r=16,
-        lora_alpha=32,
-        lora_dropout=0.0,
-        lora_targets=LORA,
-        lora_from_layer=RECALL_LAYER,
-        keep=("recall", "summary_prompt", "write_prompt"),
-        batch_size=4,
-        gradient_accumulation=2,
-        bf16=True,
-        save_steps=50,
-        logging_steps=5,
-        min_segments=0,
-    )
 
 
 def texts(path: Path, rng: random.Random) -> Iterator[str]:
@@ -172,14 +137,21 @@ def training(args: argparse.Namespace) -> None:
     names = ("input_ids", "labels", "segment_ends")
     with (args.to / "samples.jsonl").open() as file:
         samples = [{name: sample[name] for name in names} for sample in map(json.loads, file)]
-    train(model, tokenizer, samples, recipe(args.steps), args.to / "run", resume=True)
+    stages = (replace(RECIPE.stages[0], steps=args.steps),)
+    train(model, tokenizer, samples, replace(RECIPE, stages=stages), args.to / "run", resume=True)
 
 
 def ship(args: argparse.Namespace) -> None:
     """Save what was trained beside the library, in bfloat16."""
     trained = hmt.load_model(args.to / "run")
     model, _ = fresh(args.to)
-    model.add_lora(r=16, alpha=32, dropout=0.0, target_modules=list(LORA), from_layer=RECALL_LAYER)
+    model.add_lora(
+        r=RECIPE.lora_r,
+        alpha=RECIPE.lora_alpha,
+        dropout=0.0,
+        target_modules=list(RECIPE.lora_targets or ()),
+        from_layer=RECIPE.lora_from_layer,
+    )
     theirs = dict(trained.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -202,7 +174,7 @@ def main() -> None:
     parser.add_argument("--books", type=Path, help="JSON lines with a field text, xz")
     parser.add_argument("--articles", type=Path, help="the same")
     parser.add_argument("--samples", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=190)
+    parser.add_argument("--steps", type=int, default=RECIPE.stages[0].steps)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)

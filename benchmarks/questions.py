@@ -13,8 +13,15 @@ Every reader reads the same text once and answers from a memory of the same byte
     learned        its learned score alone, one hop
     bm25           BM25 over the remembered ids alone, one hop, the same number of passages
     random         passages drawn at random
-    oracle         a memory of the segments that hold the evidence, and nothing else (books)
+    minilm         a memory of the segments that all-MiniLM-L6-v2 finds (`--minilm`), and nothing else
+    full context   the backbone with the same adapter, and the last 8,064 tokens of the text in sight
+    oracle         a memory of the segments (or the paragraphs) that hold the evidence, and nothing else
     none           the question alone
+    no prompt      exact recall with its first prompt in the place of the recall prompt: passages alone
+    prompt only    the recall prompt without passages: embeddings alone
+    neither        the first prompt without passages; the question and the last tokens of the text remain
+
+The last three are not among those asked by default.
 
 Printed and written: whether the answer stands in the passages that were read again ("found"), exact match and
 F1 as in SQuAD, with bootstrap intervals of 95% over documents (books) or items (paragraphs).
@@ -38,6 +45,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from other_readers import FullContext, SentenceEmbeddings
 
 import hmt
 from hmt.data.questions import ask_document, in_tokens
@@ -48,6 +56,7 @@ from hmt.util.environment import run_facts
 from hmt.util.files import write_atomically
 
 READERS = ("exact recall", "learned", "bm25", "random", "oracle", "none")
+OTHERS = ("minilm", "full context", "no prompt", "prompt only", "neither")
 
 
 def normal(text: str) -> list[str]:
@@ -75,12 +84,19 @@ class Asker:
         self.header = torch.tensor([answer_header(tokenizer)])
         self.config = copy.deepcopy(model.config)
         self.key = model.recall.key.weight.detach().clone()
+        self.whole = (model._prompt, model._passages)
 
     def choose_by(self, reader: str) -> None:
         """Set the model up for a reader; memories stay valid in this process."""
         lexical = {"learned": 0.0, "bm25": 1e3}.get(reader, self.config.lexical)
         self.model.config.lexical = lexical
-        self.model.config.hops = self.config.hops if reader in ("exact recall", "oracle", "none") else 1
+        one_hop = reader in ("learned", "bm25", "random")
+        self.model.config.hops = 1 if one_hop else self.config.hops
+        self.model._prompt, self.model._passages = self.whole
+        if reader in ("no prompt", "neither"):
+            self.model._prompt = lambda state, recalled: self.model.first_prompt(state.batch_size)
+        if reader in ("prompt only", "neither"):
+            self.model._passages = lambda *_: ([], None)
         with torch.no_grad():
             self.model.recall.key.weight.copy_(self.key)
             if reader == "random":
@@ -89,17 +105,29 @@ class Asker:
                 noise = torch.randn(self.key.shape, generator=generator)
                 self.model.recall.key.weight.copy_(noise)
 
-    def answer(self, memory: Any, question: str) -> tuple[str, str]:
-        """What is answered, and the text of the passages that were read again."""
+    def answer(self, memory: Any, question: str, top: int = 0) -> tuple[str, str, list[int]]:
+        """What is answered, the text of the passages that were read again, and the best segments."""
         ids = question_ids(self.tokenizer, question)
         asked = ask_memory(self.model, memory, ids)
-        passages = self.model.recalled(asked, top=self.model.config.passages)[0]
+        ranked = self.model.recalled(asked, top=max(top, self.model.config.passages))[0]
+        passages = [passage for passage in ranked if passage.read_again]
         out = self.model.generate(
             self.header, past_key_values=asked, max_new_tokens=self.tokens, do_sample=False
         )[0, self.header.shape[1] :]
         said = self.tokenizer.decode(out, skip_special_tokens=True).strip()
         shown = " ".join(self.tokenizer.decode(passage.ids) for passage in passages if passage.ids)
-        return said, shown
+        return said, shown, [passage.segment for passage in ranked]
+
+    def other(self, args: argparse.Namespace) -> dict[str, Any]:
+        """The readers that bring something of their own, by name."""
+        found: dict[str, Any] = {}
+        if "full context" in args.readers:
+            found["full context"] = FullContext(
+                self.model, self.tokenizer, self.header[0].tolist(), self.tokens
+            )
+        if "minilm" in args.readers:
+            found["minilm"] = SentenceEmbeddings(args.minilm, self.tokenizer)
+        return found
 
 
 def interval(groups: list[list[float]], seed: int = 0) -> list[float]:
@@ -117,8 +145,12 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def books(asker: Asker, args: argparse.Namespace) -> Iterator[tuple[str, int, str, str, list[str], Any]]:
-    """(kind, group, reader, answer, golds, passages) of every question and reader."""
+Asked = tuple[str, int, str, str, list[str], str, list[bool] | None]
+
+
+def books(asker: Asker, args: argparse.Namespace) -> Iterator[Asked]:
+    """(kind, group, reader, answer, golds, passages, which of the first 4 segments hold the answer)."""
+    others = asker.other(args)
     model, tokenizer = asker.model, asker.tokenizer
     length = model.segment_length
     records = lines(args.data[0])
@@ -142,18 +174,35 @@ def books(asker: Asker, args: argparse.Namespace) -> Iterator[tuple[str, int, st
         print(f"{record.get('title')}: {len(ids):,} tokens read at {len(ids) / seconds:,.0f}/s", flush=True)
         for reader in args.readers:
             asker.choose_by(reader)
+            if reader == "full context":
+                others[reader].read(ids)
+            elif reader == "minilm":
+                others[reader].read(ids, length)
             for sample in chosen:
-                source = memory
+                source, ranked = memory, None
+                if reader == "full context":
+                    said = others[reader].answer(question_ids(tokenizer, sample["question"]))
+                    kept = tokenizer.decode(others[reader].kept)
+                    yield sample["kind"], number, reader, said, [sample["answer"]], kept, None
+                    continue
                 if reader == "none":
                     source = model.new_memory(1)
                 elif reader == "oracle":
                     source = model.read(torch.tensor(sum(sample["segments"], [])))
-                said, shown = asker.answer(source, sample["question"])
-                yield sample["kind"], number, reader, said, [sample["answer"]], shown
+                elif reader == "minilm":
+                    ranked = others[reader].ranked(sample["question"], 4)
+                    best = sorted(ranked[: asker.config.passages])
+                    source = model.read(torch.tensor(sum((others[reader].segments[i] for i in best), [])))
+                said, shown, found = asker.answer(source, sample["question"], 4)
+                ranked = found if ranked is None else ranked
+                hits = [segment == sample["segment"] for segment in ranked[:4]]
+                right = hits if reader not in ("none", "oracle") else None
+                yield sample["kind"], number, reader, said, [sample["answer"]], shown, right
 
 
-def paragraphs(asker: Asker, args: argparse.Namespace) -> Iterator[tuple[str, int, str, str, list[str], Any]]:
+def paragraphs(asker: Asker, args: argparse.Namespace) -> Iterator[Asked]:
     """As `books`, of question sets with paragraphs."""
+    others, length = asker.other(args), asker.model.segment_length
     for path in args.data:
         kind = path.name.split(".")[0]
         usable = (r for r in lines(path) if r.get("context") or r.get("paragraphs"))
@@ -164,17 +213,37 @@ def paragraphs(asker: Asker, args: argparse.Namespace) -> Iterator[tuple[str, in
                 texts = [
                     f"{title}. {' '.join(s.strip() for s in parts)}" for title, parts in record["context"]
                 ]
+                titles = {title for title, _ in record["supporting_facts"]}
+                needed = [i for i, (title, _) in enumerate(record["context"]) if title in titles]
             else:
                 texts = [f"{p['title']}. {p['paragraph_text']}" for p in record["paragraphs"]]
+                needed = [i for i, p in enumerate(record["paragraphs"]) if p["is_supporting"]]
             golds = [record["answer"], *record.get("answer_aliases", [])]
-            memory = asker.model.read(
-                torch.tensor(asker.tokenizer("\n".join(texts), add_special_tokens=False).input_ids)
-            )
+            ids = asker.tokenizer("\n".join(texts), add_special_tokens=False).input_ids
+            memory = asker.model.read(torch.tensor(ids))
+            question = record["question"]
             for reader in args.readers:
                 asker.choose_by(reader)
-                source = asker.model.new_memory(1) if reader == "none" else memory
-                said, shown = asker.answer(source, record["question"])
-                yield kind, number, reader, said, golds, shown
+                source = memory
+                if reader == "full context":
+                    others[reader].read(ids)
+                    said = others[reader].answer(question_ids(asker.tokenizer, question))
+                    yield kind, number, reader, said, golds, asker.tokenizer.decode(others[reader].kept), None
+                    continue
+                if reader == "none":
+                    source = asker.model.new_memory(1)
+                elif reader == "oracle":  # each its own segment, as many as are read again
+                    source = None
+                    for place in needed[-asker.config.passages :]:
+                        one = asker.tokenizer(texts[place], add_special_tokens=False).input_ids[:length]
+                        source = asker.model.flush(asker.model.read(torch.tensor(one), memory=source))
+                elif reader == "minilm":
+                    others[reader].read(ids, length)
+                    best = sorted(others[reader].ranked(question, asker.config.passages))
+                    kept = [token for i in best for token in others[reader].segments[i]]
+                    source = asker.model.read(torch.tensor(kept))
+                said, shown, _ = asker.answer(source, question)
+                yield kind, number, reader, said, golds, shown, None
 
 
 def main() -> None:
@@ -193,11 +262,12 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=6, help="questions of each kind and book")
     parser.add_argument("--items", type=int, default=50, help="of each set of paragraphs")
     parser.add_argument("--tokens", type=int, default=16, help="of an answer, at most")
-    parser.add_argument("--readers", nargs="+", choices=READERS)
+    parser.add_argument("--readers", nargs="+", choices=[*READERS, *OTHERS])
+    parser.add_argument("--minilm", type=Path, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if args.readers is None:
-        args.readers = [r for r in READERS if args.what == "books" or r != "oracle"]
+        args.readers = list(READERS)
     torch.set_num_threads(1)
     model = hmt.load_model(args.model)
     if args.memory_size:
@@ -208,15 +278,18 @@ def main() -> None:
     found: dict[tuple[str, str], dict[int, list[tuple[float, float, float]]]] = defaultdict(
         lambda: defaultdict(list)
     )
+    ranks: dict[tuple[str, str], dict[int, list[bool]]] = defaultdict(lambda: defaultdict(list))
     examples = []
     with torch.no_grad():
-        for kind, group, reader, said, golds, shown in (books if args.what == "books" else paragraphs)(
+        for kind, group, reader, said, golds, shown, first in (books if args.what == "books" else paragraphs)(
             asker, args
         ):
             exact, f1 = scores(said, golds)
             held = float(any(g and " ".join(normal(g)) in " ".join(normal(shown)) for g in golds))
             for name in (kind, "all"):
                 found[name, reader][group].append((held, exact, f1))
+                for top in (1, 2, 4) if first is not None else ():
+                    ranks[name, reader][top].append(any(first[:top]))
             if reader == "exact recall" and len(examples) < 60:
                 examples.append({"kind": kind, "said": said, "right": golds[0]})
     rows = {}
@@ -226,14 +299,17 @@ def main() -> None:
             name: interval([[one[i] for one in group] for group in many])
             for i, name in enumerate(("found", "exact", "f1"))
         }
-        rows[f"{kind} | {reader}"] = row | {"questions": sum(map(len, many))}
+        first = {f"recall@{top}": float(np.mean(hits)) for top, hits in ranks[kind, reader].items()}
+        rows[f"{kind} | {reader}"] = row | first | {"questions": sum(map(len, many))}
         shown = "  ".join(
             f"{name} {100 * m:5.1f} [{100 * a:.0f}, {100 * b:.0f}]" for name, (m, a, b) in row.items()
         )
-        print(f"{kind:24s} {reader:14s} {shown}  n={sum(map(len, many))}")
+        print(f"{kind:24s} {reader:14s} {shown}  n={sum(map(len, many))}  {first}")
     if args.output:
         settings = {
-            k: [str(p) for p in v] if k == "data" else v for k, v in vars(args).items() if k != "output"
+            k: [str(p) for p in v] if k == "data" else v
+            for k, v in vars(args).items()
+            if k not in ("output", "minilm")
         }
         settings["data"] = [Path(path).name for path in settings["data"]]
         result = {"run": run_facts(0), "settings": settings, "results": rows, "examples": examples}

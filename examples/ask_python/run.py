@@ -15,12 +15,12 @@ from hmt.asking.books import Books, Texts
 from hmt.asking.places import Document
 from hmt.cli.ask import read_texts
 from hmt.cli.read import open_model
-from hmt.evaluation.memory_use import kv_cache_bytes
 from hmt.evaluation.readers.plain import longest_input
 from hmt.model.asking import check_question, question_ids
 from hmt.util.environment import run_facts
 from hmt.util.files import check_own_folder, only_writer, write_atomically
 from hmt.util.format import byte_text, plural
+from hmt.util.kv_cache import kv_cache_bytes
 from hmt.util.progress import Bars
 from hmt.util.tables import print_table
 

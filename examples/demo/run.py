@@ -110,8 +110,8 @@ class Demo:
     def _read_and_continue(self) -> dict[str, Any]:
         """The longest held-out document into a memory file, by the commands a user types."""
         from hmt import load_model
-        from hmt.evaluation.memory_use import kv_cache_bytes
         from hmt.memory.memory import Memory
+        from hmt.util.kv_cache import kv_cache_bytes
 
         longest = max(self.held_out, key=lambda document: len(document["text"]))
         document, memory = self.folder / "document.txt", self.folder / "document.hmt"

@@ -21,7 +21,7 @@ def cached(workplace):
 def test_passages_are_what_stands_at_their_place(model, tokenizer):
     books = Books.open(["one.txt", "two.txt"], model, tokenizer)
     found = books.recall("a lighthouse?", top=300)
-    length, read = model.segment_length, dict(books.documents)
+    length, read = model.segment_length, {one.name: one.text for one in books.documents}
     assert {one.file for one in found} == {"one.txt", "two.txt"}
     assert sum(one.weight for one in found) == pytest.approx(1.0, abs=1e-4)
     assert [one.weight for one in found] == sorted((one.weight for one in found), reverse=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from hmt.asking.found import Found
-from hmt.asking.places import Places, ReadDocument
+from hmt.asking.places import Place, Places, ReadDocument
 
 
 def test_segments_begin_where_their_first_token_does():
@@ -13,16 +13,16 @@ def test_segments_begin_where_their_first_token_does():
     assert document == ReadDocument(8, (0, 5, 11))
     places = Places((document, ReadDocument(2, (0,))))
     assert places.tokens == 10
-    assert places.of(1, 3) == (0, (3, 6), (5, 11))
-    assert places.of(2, 3) == (0, (6, 8), (11, None))
-    assert places.of(3, 3) == (1, (0, 2), (0, None))
+    assert places.of(1, 3) == (0, Place((3, 6), (5, 11)))
+    assert places.of(2, 3) == (0, Place((6, 8), (11, None)))
+    assert places.of(3, 3) == (1, Place((0, 2), (0, None)))
     assert places.of(4, 3) is None  # the question
     assert Places.from_json(places.to_json()) == places
 
 
 def test_a_tokenizer_without_offsets_leaves_tokens_only():
     places = Places((ReadDocument().then([None] * 5, 3),), done=True)
-    assert places.of(1, 3) == (0, (3, 5), None)
+    assert places.of(1, 3) == (0, Place((3, 5), None))
     assert Places.from_json(places.to_json()) == places
 
 

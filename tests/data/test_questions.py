@@ -231,6 +231,9 @@ def test_training_samples_bring_passages_a_question_and_an_answer():
         assert made["labels"] == [-100] * (len(made["input_ids"]) - 2) + [30, 50]
         # the last one needed is where the answer stands
         assert made["recall_targets"] == [-100] * 4 + [pieces.index((1, 2, 3))]
+    made = training_sample(sample, words.get, asked, [40], [50], rng, passages=3, shuffled=False)
+    assert made["input_ids"][:8] == [7, 8, 1, 2, 3, 4, 5, 6] and made["recall_targets"][-1] == 1
+    made = training_sample(sample, words.get, asked, [40, 41], [50], rng, passages=3)
     batch = SegmentCollator(segment_length=4, recall_targets="given")([made, made])
     assert batch["segment_ends"].shape == batch["input_ids"].shape
     assert batch["recall_targets"].shape == (2, 5)

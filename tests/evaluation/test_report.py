@@ -10,11 +10,11 @@ from matplotlib.colors import to_rgb
 from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig
 
 from hmt.evaluation import load_runs, write_runs
-from hmt.evaluation.memory_use import kv_cache_bytes
 from hmt.evaluation.plot_style import COLOURS, look, save, spread, to_bytes
 from hmt.evaluation.plots import axis_plot, heat_maps, position_plot, recall_map_plot
 from hmt.evaluation.report import Run
 from hmt.util.format import byte_text, count_text, plural
+from hmt.util.kv_cache import kv_cache_bytes
 
 
 def test_kv_cache_of_several_families():

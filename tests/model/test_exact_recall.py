@@ -31,8 +31,8 @@ def build(**fields) -> HMTForCausalLM:
 MODELS = [
     {"write_prompt": "alone", "lexical": 1.0, "hops": 2, "passages": 3, "recall_layer": 1},
     {"write_prompt": "alone", "lexical": 2.0, "recall_layer": 1},
-    {"write_prompt": "alone", "lexical": 0.5},
-    {"write_prompt": "learned"},
+    {"write_prompt": "alone", "lexical": 0.5, "recency": 0.7},
+    {"write_prompt": "learned", "recency": 2.0},
     {},
 ]
 
@@ -117,6 +117,23 @@ def test_two_facts_are_found_by_two_hops():
         asked = model.flush(model.read(question, memory=model.flush(model.read(text))))
         again = {passage.segment for passage in model.recalled(asked)[0] if passage.read_again}
         assert 1 in again and (4 in again) == expected
+
+
+def test_the_later_of_equal_segments_is_recalled():
+    """Whoever was in three places is where he went last; also when the oldest are forgotten."""
+    text = torch.arange(8 * L) % 60
+    for at in (1, 3, 6):
+        text[at * L : (at + 1) * L] = torch.tensor([90, 91, *range(70, 70 + L - 2)])
+    for size in (9, 7):  # after the question, all are there, and the oldest is forgotten
+        for recency in (0.0, 1.0):
+            model = build(write_prompt="alone", lexical=100.0, recency=recency, passages=1, memory_size=size)
+            # what the untrained score says of equal tokens is equal
+            asked = model.flush(model.read(torch.tensor([90, 91]), memory=model.read(text)))
+            weights = {passage.segment: passage.weight for passage in model.recalled(asked, top=9)[0]}
+            if recency:
+                assert model.recalled(asked)[0][0].segment == 6 and weights[6] > 1.2 * weights[3]
+            else:
+                assert weights[6] == pytest.approx(weights[3], rel=1e-3)
 
 
 def test_the_best_are_chosen_in_the_order_of_the_text():
@@ -257,6 +274,8 @@ def test_what_cannot_be_asked_is_refused():
         build(hops=2)
     with pytest.raises(ValueError, match="lexical must not be negative"):
         build(lexical=-1.0)
+    with pytest.raises(ValueError, match="recency must not be negative"):
+        build(recency=-1.0)
     plain = build(passages=0)
     memory = plain.read(random_ids(2 * L + 1))
     with pytest.raises(ValueError, match="cannot close a segment early"):

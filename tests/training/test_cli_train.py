@@ -14,6 +14,8 @@ import torch
 from typer.testing import CliRunner
 
 import hmt
+from hmt.systems import get
+from hmt.training.start import read_recipe
 
 SMALL = ["--segment-length", "8", "--memory-size", "4", "--sensory-length", "2", "--logging-steps", "1"]
 SMALL += ["--save-steps", "2", "--lr", "1e-3", "--bptt-depth", "4"]
@@ -67,6 +69,43 @@ def test_end_to_end(backbone_folder, text_file, tmp_path):
         out, text_file, "-o", tmp_path / "x", *common, "--memory-size", 9, "--text-field", "words", expect=2
     )
     assert "--memory-size cannot change it" in wrong
+
+
+def test_a_recipe_in_a_file(backbone_folder, text_file, tmp_path):
+    """System, fields and stages come from it, and nothing that is in it from elsewhere."""
+    stages = [{"name": "one", "segments": 2, "steps": 1, "recall": False}]
+    stages += [{"name": "two", "segments": 3, "steps": 2, "learning_rate": 1e-3}]
+    fields = {"segment_length": 8, "memory_size": 5, "sensory_length": 2, "recall_query": "previous"}
+    found = {"system": "hmt", "fields": fields, "recipe": {"stages": stages, "tuning": "frozen"}}
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(found))
+    common = [backbone_folder, text_file, "--text-field", "words", "--recipe", path]
+    output = call(*common, "-o", tmp_path / "out")
+    assert "one: 1 steps" in output and "two: 2 steps" in output
+    model = hmt.load_model(tmp_path / "out")
+    assert model.config.memory_size == 5 and model.config.recall_query == "previous"
+    assert "the model is in" in call(*common, "-o", tmp_path / "out", "--resume")
+    for option in (["--lr", 1], ["--memory-size", 3], ["--set", "recall=false"], ["--system", "rmt"]):
+        assert f"{option[0]} is in the recipe" in call(*common, "-o", tmp_path / "x", *option, expect=2)
+    for wrong, said in (
+        ("{", "is not JSON"),
+        ('{"stages": []}', "is no recipe"),
+        ('{"recipe": {"stages": []}}', "needs at least one stage"),
+        ('{"recipe": {}, "lr": 1}', "has 'lr'"),
+    ):
+        path.write_text(wrong)
+        assert said in " ".join(call(*common, "-o", tmp_path / "x", expect=2).split())
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "recipes").glob("*.json")), ids=lambda path: path.stem
+)
+def test_the_recipes_that_come_along_can_be_read(path):
+    recipe, system, fields = read_recipe(path)
+    text = {"model_type": "llama", "vocab_size": 97}
+    config = get(system).config(text_config=text, **fields)
+    assert recipe.stages and config.segment_length == fields["segment_length"]
 
 
 def test_writing_first(backbone_folder, text_file, tmp_path):

@@ -59,11 +59,14 @@ class Answer:
     """An answer, and what was recalled for it, by weight.
 
     The model reads as many of the first passages again as it was made for, in the order of the text.
+
+    ids: the tokens that were written, special ones included.
     """
 
     question: str
     answer: str
     passages: list[Found]
+    ids: tuple[int, ...] = ()
 
 
 class Books:
@@ -167,8 +170,9 @@ class Books:
             streamer=streamer,
             **{"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id, **generation},
         )
-        answer = self.tokenizer.decode(written[0, header.shape[1] :], skip_special_tokens=True)
-        return Answer(question, answer.strip(), passages)
+        ids = written[0, header.shape[1] :].tolist()
+        answer = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return Answer(question, answer.strip(), passages, tuple(ids))
 
     def recall(self, text: str, top: int = 4) -> list[Found]:
         """What is recalled for a text, by weight, at most `top` passages. ValueError as of `ask`."""
@@ -184,17 +188,11 @@ class Books:
 
     def _found(self, passage: Any, spans: dict[int, tuple[int, int]]) -> Found:
         text = None if passage.ids is None else self.tokenizer.decode(passage.ids, skip_special_tokens=True)
-        place = self._places.of(passage.segment, self.model.segment_length)
-        if place is None:
+        found = self._places.of(passage.segment, self.model.segment_length)
+        if found is None:
             return Found(passage.weight, passage.segment, text, None, spans[passage.segment])
-        document, characters, line = self.documents[place.document], None, None
-        if place.characters is not None:
-            begin, end = place.characters
-            characters = begin, len(document.text) if end is None else end
-            text = document.text[slice(*characters)]  # a token may be half a character
-            lead = len(text) - len(text.lstrip())
-            line = document.text.count("\n", 0, begin + lead) + 1
-        return Found(passage.weight, passage.segment, text, document.name, place.tokens, characters, line)
+        document = self.documents[found[0]]
+        return Found.at(passage, found[1], text, *document)
 
     def _held(self) -> list[int]:
         """The segment in each slot of the memory, -1 in an empty one."""

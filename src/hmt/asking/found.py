@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from hmt.asking.places import Place
+from hmt.data.marks import Mark, label_at, label_between
 
 _WORD = re.compile(r"\w+")
 
@@ -23,6 +27,8 @@ class Found:
         characters: the same in characters of the document as it was read (line ends are one character); None
             where they are not known.
         line: of the document that the passage begins in, counted from 1; None where it is not known.
+        section: the page or section that it stands in; None where the document has none.
+        document: of a session, the id of the document.
     """
 
     weight: float
@@ -32,13 +38,46 @@ class Found:
     tokens: tuple[int, int]
     characters: tuple[int, int] | None = None
     line: int | None = None
+    section: str | None = None
+    document: str | None = None
+
+    @classmethod
+    def at(
+        cls,
+        passage: Any,
+        place: Place,
+        decoded: str | None,
+        name: str,
+        text: str | None,
+        marks: Sequence[Mark],
+    ) -> Found:
+        """A passage that stands at `place` in a document.
+
+        Args:
+            passage: with `weight` and `segment`. decoded: its text, as its tokens say it.
+            name, text, marks: of the document; text is None where it was not kept.
+        """
+        begin, end = place.characters or (None, None)
+        if begin is None:
+            return cls(passage.weight, passage.segment, decoded, name, place.tokens)
+        if text is None:
+            label = label_at(marks, begin)
+            characters = None if end is None else (begin, end)
+            return cls(passage.weight, passage.segment, decoded, name, place.tokens, characters, None, label)
+        characters = begin, len(text) if end is None else end
+        said = text[slice(*characters)]  # a token may be half a character
+        line = text.count("\n", 0, begin + len(said) - len(said.lstrip())) + 1
+        label = label_between(marks, *characters)
+        return cls(passage.weight, passage.segment, said, name, place.tokens, characters, line, label)
 
     @property
     def where(self) -> str:
-        """Such as: moby.txt:1203, tokens 51,200-51,455."""
+        """Such as: moby.txt:1203, tokens 51,200-51,455; or moby.pdf, page 12, tokens 51,200-51,455."""
         span = f"tokens {self.tokens[0]:,}-{self.tokens[1] - 1:,}"
         if self.file is None:
             return span
+        if self.section is not None:  # lines of what was taken out of a PDF are nobody's
+            return f"{self.file}, {self.section}, {span}"
         return f"{self.file}:{self.line}, {span}" if self.line is not None else f"{self.file}, {span}"
 
     def context(self, question: str, width: int = 160) -> str:

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from hmt.data.marks import Mark
+
 
 class Document(NamedTuple):
-    """A text that is read from its first segment to its last; the next one begins a segment of its own."""
+    """A text that is read from its first segment to its last; the next one begins a segment of its own.
+
+    marks: where its pages or sections begin, in order.
+    """
 
     name: str
     text: str
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,14 +38,18 @@ class ReadDocument:
         first = -self.tokens % length  # of them begins a segment
         return ReadDocument(self.tokens + len(begins), (*self.begins, *begins[first::length]))
 
+    def place(self, index: int, length: int) -> Place:
+        """Where its segment `index` stands, in segments of `length`."""
+        start, characters = index * length, None
+        if (begin := self.begins[index]) is not None:
+            later = self.begins[index + 1 : index + 2]
+            characters = begin, later[0] if later else None
+        return Place((start, min(start + length, self.tokens)), characters)
+
 
 class Place(NamedTuple):
-    """A segment in its document.
+    """A segment in its document: from and to, counted from 0; characters is None where unknown."""
 
-    document: which one. tokens, characters: from and to, counted from 0; characters is None where unknown.
-    """
-
-    document: int
     tokens: tuple[int, int]
     characters: tuple[int, int | None] | None
 
@@ -56,16 +66,12 @@ class Places:
         """Of all documents together."""
         return sum(document.tokens for document in self.documents)
 
-    def of(self, segment: int, length: int) -> Place | None:
-        """Where a segment of the memory is from, in segments of `length`; None of what came behind."""
+    def of(self, segment: int, length: int) -> tuple[int, Place] | None:
+        """Which document a segment of the memory is of, and where it stands there, in segments of `length`;
+        None of what came behind."""
         for index, document in enumerate(self.documents):
             if segment < len(document.begins):
-                start = segment * length
-                characters = None
-                if (begin := document.begins[segment]) is not None:
-                    later = document.begins[segment + 1 : segment + 2]
-                    characters = begin, later[0] if later else None
-                return Place(index, (start, min(start + length, document.tokens)), characters)
+                return index, document.place(segment, length)
             segment -= len(document.begins)
         return None
 

@@ -157,7 +157,7 @@ def _steps(
     before, here = now.places.documents[:index], (*now.places.documents, ReadDocument())[index]
     characters = sum(len(document.text) for document in documents)
     passed = sum(len(document.text) for document in documents[:index])
-    for ids, begins, ahead, share in _batches(tokenizer, documents[index].text, index == 0, here, length):
+    for ids, begins, ahead, share in batches(tokenizer, documents[index].text, index == 0, here, length):
         total = (tokens + ahead) * characters / (passed + share) if passed + share else None
         tell = partial(_further, progress, tokens, total)
         memory = model.read(ids, memory=memory, chunk=_CHUNK, progress=tell)
@@ -173,7 +173,7 @@ def _further(progress: Progress, tokens: int, total: float | None, more: int) ->
     progress(tokens + more, total)
 
 
-def _batches(
+def batches(
     tokenizer: Any, text: str, start: bool, read: ReadDocument, length: int
 ) -> Iterator[tuple[list[int], list[int | None], int, float]]:
     """What is left of a text as (ids, begins, ids there are, characters they are of), some segments each."""

@@ -17,6 +17,7 @@ from hmt.training.start import (
     OF_THE_BACKBONE,
     load_text,
     open_for_training,
+    read_recipe,
 )
 from hmt.util.files import local_folder
 
@@ -56,6 +57,7 @@ _FIELDS = system_fields(system_names(), without=[*OF_THE_BACKBONE, *_TAKEN])
 )
 def command(
     *,
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -85,6 +87,14 @@ def command(
             help="Any field of the system's configuration. Repeatable.",
             metavar="FIELD=VALUE",
             rich_help_panel=_MEMORY,
+        ),
+    ] = None,
+    recipe_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe",
+            help="JSON file with system, fields and stages, instead of their options (docs/training.md).",
+            metavar="FILE",
         ),
     ] = None,
     memory: dict[str, Any],
@@ -123,7 +133,13 @@ def command(
         recipe["eval_steps"] = None
     if recipe["recall_targets"] is None:  # the stages that teach writing bring their own
         del recipe["recall_targets"]
-    chosen = paper_recipe(**recipe)
+    if recipe_file is None:
+        chosen = paper_recipe(**recipe)
+    else:
+        _only_in_recipe(recipe_file, context)
+        chosen, system, memory = read_recipe(recipe_file)
+        if (chosen.eval_steps is None) != (eval_data is None):
+            chosen = replace(chosen, eval_steps=None if eval_data is None else recipe["eval_steps"])
 
     from accelerate import PartialState
     from transformers.utils import logging
@@ -155,6 +171,16 @@ def command(
     )
     if PartialState().is_main_process:
         _report(result, output)
+
+
+def _only_in_recipe(path: Path, context: typer.Context) -> None:
+    """ValueError for options on the command line that a recipe file has in it."""
+    named = {"system": "--system", "pairs": "--set"}
+    named |= {name: _NAMES.get(name, one.option) for name, one in {**_RECIPE.fields, **_FIELDS}.items()}
+    for name, option in named.items():
+        source = context.get_parameter_source(name)
+        if name != "eval_steps" and source is not None and source.name == "COMMANDLINE":
+            raise ValueError(f"{option} is in the recipe: change it in {path}, or leave --recipe out")
 
 
 def set_fields(system: str | None, pairs: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -39,29 +39,38 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
 def read_safetensors(
     path: PathLike, accept: Callable[[dict[str, str]], object] = lambda metadata: None
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a file. ValueError when it is cut short or not one at all.
+    """Metadata and tensors of a file; see `parse_safetensors`."""
+    with open_file(path) as file:
+        return parse_safetensors(file, path, accept)
+
+
+def parse_safetensors(
+    file: IO[bytes], path: Any, accept: Callable[[dict[str, str]], object] = lambda metadata: None
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of an open file. ValueError when it is cut short or not one at all.
 
     A header that is too large, or that does not describe the whole file, is refused before more is read.
 
-    accept: called with the metadata before a tensor is read; what it raises is raised.
+    Args:
+        path: what the file is called in errors.
+        accept: called with the metadata before a tensor is read; what it raises is raised.
     """
-    with open_file(path) as file:
-        with _damage(path):
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or length > size - 8:
-                raise ValueError("it ends before its header does")
-            if length > MOST_HEADER:
-                raise ValueError(f"its header has {length:,} bytes, and {MOST_HEADER:,} are the most")
-            text = file.read(length)
-            metadata, content = _header(text)
-            if 8 + length + content != size:
-                raise ValueError(f"it has {size:,} bytes, and its header speaks of {8 + length + content:,}")
-        accept(metadata)
-        with _damage(path):
-            return metadata, load(start + text + file.read(content))
+    with _damage(path):
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > size - 8:
+            raise ValueError("it ends before its header does")
+        if length > MOST_HEADER:
+            raise ValueError(f"its header has {length:,} bytes, and {MOST_HEADER:,} are the most")
+        text = file.read(length)
+        metadata, content = _header(text)
+        if 8 + length + content != size:
+            raise ValueError(f"it has {size:,} bytes, and its header speaks of {8 + length + content:,}")
+    accept(metadata)
+    with _damage(path):
+        return metadata, load(start + text + file.read(content))
 
 
 @contextmanager

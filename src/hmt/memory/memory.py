@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,10 +17,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 from hmt.backbone import align_tensor
 from hmt.backbone.fingerprint import Fingerprint
 from hmt.memory.check import Limits, check_finite, check_memory
-from hmt.memory.file import checksum, read_safetensors, to_bytes
+from hmt.memory.file import checksum, parse_safetensors, to_bytes
 from hmt.memory.identity import Identity, LiveIdentity, check_same
 from hmt.memory.state import MemoryState
-from hmt.util.files import write_atomically
+from hmt.util.files import open_file, write_atomically
 from hmt.util.integers import as_integers
 
 FORMAT = "hmt-memory"
@@ -167,7 +168,10 @@ class Memory(Cache):
 
     @staticmethod
     def cat(memories: list[Memory]) -> Memory:
-        """One memory whose streams are those of `memories`. ValueError if these are of different models."""
+        """One memory whose streams are those of `memories`. ValueError if these are of different models.
+
+        What has been run of their open segments goes with them where it can (`OpenSegment.cat`).
+        """
         first, *others = (memory.identity.fingerprint for memory in memories)
         if not all(first.same(other) for other in others):
             raise ValueError("memories of different models cannot share a batch")
@@ -176,6 +180,9 @@ class Memory(Cache):
             torch.cat([memory.open_ids for memory in memories]),
             torch.cat([memory.open_lengths for memory in memories]),
         )
+        opened = [memory.open for memory in memories]
+        if all(one is not None for one in opened):
+            together.open = opened[0].cat(opened)
         every = all(memory.returned for memory in memories)
         together.returned = [row for memory in memories for row in memory.returned] if every else []
         return together
@@ -261,11 +268,19 @@ class Memory(Cache):
         """Write one safetensors file. The old file survives a full disk or a kill: write, then rename.
 
         The same memory of the same model gives the same bytes. `path` is local or any URL that fsspec knows
-        (`s3://...`). ValueError when the model was trained after it read this (a file must belong to the
-        weights it names), when there are numbers in it that are not finite, and for a `path` that is taken by
-        anything but a memory file.
+        (`s3://...`). ValueError as of `to_bytes`, and for a `path` that is taken by anything but a memory
+        file.
 
         notes: further metadata of the file.
+        """
+        write_atomically(path, self.to_bytes(notes), "memory file")
+
+    def to_bytes(self, notes: Mapping[str, str] | None = None, *, verify: bool = True) -> bytes:
+        """What `save` writes. ValueError when the model was trained after it read this (a file must belong to
+        the weights it names), and when there are numbers in it that are not finite.
+
+        verify: read every weight again for that; False looks as `LiveIdentity.fingerprint` does, for whoever
+        writes often while nobody trains.
         """
         lengths, columns = self.open_lengths[:, None], torch.arange(self.open_ids.shape[1])
         open_ids = torch.where(columns.to(lengths.device) < lengths, self.open_ids, 0)
@@ -274,7 +289,8 @@ class Memory(Cache):
         tensors |= {"open.ids": open_ids, "open.lengths": self.open_lengths}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         identity = self.identity
-        made_by = identity.verified() if isinstance(identity, LiveIdentity) else identity.fingerprint
+        again = verify and isinstance(identity, LiveIdentity)
+        made_by = identity.verified() if again else identity.fingerprint  # type: ignore[union-attr]
         metadata = {
             **(notes or {}),
             "format": FORMAT,
@@ -285,7 +301,7 @@ class Memory(Cache):
             "fields": json.dumps(self.identity.fields, sort_keys=True),
         }
         metadata["checksum"] = checksum(tensors, metadata)
-        write_atomically(path, to_bytes(tensors, metadata), "memory file")
+        return to_bytes(tensors, metadata)
 
     @classmethod
     def load(cls, path: Any, model: Adopter | None = None) -> Memory:
@@ -294,7 +310,16 @@ class Memory(Cache):
         Raises ValueError when the file is damaged, of another format version, of another model, or says
         something that no memory can hold.
         """
+        with open_file(path) as file:
+            return cls._parse(file, path, model)
 
+    @classmethod
+    def from_bytes(cls, data: bytes, model: Adopter | None = None, source: Any = "the memory") -> Memory:
+        """What `load` reads; source: what it is called in errors, which are those of `load`."""
+        return cls._parse(io.BytesIO(data), source, model)
+
+    @classmethod
+    def _parse(cls, file: IO[bytes], path: Any, model: Adopter | None) -> Memory:
         def accept(metadata: dict[str, str]) -> None:
             if metadata.get("format") != FORMAT:
                 raise ValueError(f"{path} is not a memory file (its metadata name no {FORMAT!r} format)")
@@ -304,7 +329,7 @@ class Memory(Cache):
                     f"{' and '.join(_READ)}; read the text again with this version"
                 )
 
-        metadata, tensors = read_safetensors(path, accept)
+        metadata, tensors = parse_safetensors(file, path, accept)
         version = metadata["format_version"]
         covered = {} if version == "1" else {n: text for n, text in metadata.items() if n != "checksum"}
         if metadata.get("checksum") != checksum(tensors, covered):

@@ -68,10 +68,11 @@ def check_question(model: Any, question: list[int]) -> None:
     It is one segment, and all of it stands before the answer; so the model must be able to close a segment
     early, and the question must not be longer than what stands there.
     """
-    try:
-        model.flush(model.new_memory(1))
-    except ValueError as error:
-        raise ValueError(f"this model keeps no passages and cannot be asked: {error}") from None
+    if not model.closes_early:
+        raise ValueError(
+            f"this model keeps no passages and cannot be asked: a {model.config.model_type} as configured "
+            "here cannot close a segment early (an HMT with passages can)"
+        )
     most = min(model.segment_length, model.tokens_before)
     if len(question) > most:
         raise ValueError(

@@ -114,6 +114,11 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         """Whether segments may be shorter than L (`flush`, `close`); the state then counts `tokens`."""
         return False
 
+    @property
+    def forgets(self) -> bool:
+        """Whether single segments can be taken out of a memory again, see `without`."""
+        return False
+
     def reading_passes(self) -> list[int]:
         """Positions of the passes of a segment in which nothing is predicted."""
         return self.passes()
@@ -370,6 +375,19 @@ class StreamingLM(PreTrainedModel, MemoryGenerationMixin):
         raise ValueError(
             f"a {self.config.model_type} as configured here cannot close a segment early: it takes all of "
             "its segments for whole (an HMT with passages can)"
+        )
+
+    def without(self, memory: Memory, segments: Iterable[int]) -> Memory:
+        """The memory of one stream that never read these segments, counted as in `recalled`.
+
+        It is that of a stream that read the other segments it holds, and nothing else: they keep their order
+        and are numbered from 0, and neither embedding nor tokens of what was taken out are left. The memory
+        that is given stays as it is. ValueError for a system in which what a segment leaves behind depends on
+        those before it (`forgets`), for several streams, and for segments that are not held.
+        """
+        raise ValueError(
+            f"a {self.config.model_type} as configured here cannot take segments out of a memory: what they "
+            "left in it is in what came later, too; read the other texts again"
         )
 
     def recalled(self, memory: Memory, top: int = 4) -> list[list[Passage]]:

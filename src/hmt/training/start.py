@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from hmt.training.recipe import Recipe
@@ -61,6 +63,34 @@ def open_for_training(
         return cls.from_backbone(source, backbone_kwargs=options, **fields)
     except OSError as error:
         raise ValueError(f"{source} cannot be loaded as a causal LM: {str(error).splitlines()[0]}") from error
+
+
+def read_recipe(path: Any) -> tuple[Recipe, str | None, dict[str, Any]]:
+    """Recipe, system and fields of its configuration, from a file of `hmt train --recipe`.
+
+    A JSON object of `recipe` (as `Recipe.save` writes it), and, for a new model, `system` and `fields`;
+    `about` is for people. ValueError for anything else; whether the system has those fields is for
+    `open_for_training` to say.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"the recipe {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"the recipe {path} is not JSON: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):
+        raise ValueError(
+            f"{path} is no recipe: it is a JSON object with recipe, and for a new model system and fields"
+        )
+    if unknown := sorted(found.keys() - {"recipe", "system", "fields", "about"}):
+        raise ValueError(f"the recipe {path} has {unknown[0]!r}; it takes recipe, system, fields and about")
+    system, fields = found.get("system"), found.get("fields", {})
+    if not isinstance(fields, dict) or not isinstance(system, str | None):
+        raise ValueError(f"the recipe {path}: system is a name, and fields an object of names and values")
+    try:
+        return Recipe.from_dict(found["recipe"]), system, fields
+    except ValueError as error:
+        raise ValueError(f"the recipe {path}: {error}") from error
 
 
 def _listed(fields: list[str]) -> str:

@@ -38,7 +38,7 @@ PathLike = str | os.PathLike
 
 LOCK = ".lock"  # of a folder
 _HEAD = 2**16  # bytes of a file that are looked at
-_PART = ".hmt-part"
+PART = ".hmt-part"  # of a file that is being written
 # What a file begins with that may be replaced, by what it is called to the user.
 KINDS = {
     "memory file": rb'.{8}\{.*"format": ?"hmt-memory"',
@@ -46,6 +46,8 @@ KINDS = {
     "figure": rb'\x89PNG.*tEXtSoftware\x00hmt|.*<dc:title>hmt</dc:title>',
     "result of hmt eval": rb'\{\s*"format": \d+,\s*"(readers|title)":',
     "result of hmt bench": rb'\{\s*"setup": \{\s*"command":',
+    "session file": rb"hmt-session\n",
+    "file of API keys": rb'\{\s*"format": "hmt-keys"',
     "recipe": rb'\{\s*"stages": \[',
     "task of the harness": rb'include: .*hmt\.evaluation\.harness',
 }  # fmt: skip
@@ -66,7 +68,7 @@ def local_path(path: PathLike) -> Path | None:
     """The path of a local file, of `file://...` too; None for what lies behind another URL."""
     if not is_url(path):
         return Path(path)
-    fs, inside = _remote(path)
+    fs, inside = remote(path)
     return Path(inside) if "file" in fs.protocol else None
 
 
@@ -77,19 +79,24 @@ def local_folder(path: PathLike) -> Path:
     return Path(path)
 
 
-def _remote(path: PathLike) -> tuple[Any, str]:
+def remote(path: PathLike) -> tuple[Any, str]:
     """The file system of a URL, and the path in it."""
     from fsspec.core import url_to_fs
 
-    with _in_words(path):
+    with remote_errors(path):
         return url_to_fs(str(path))
 
 
 @contextmanager
-def _in_words(path: PathLike) -> Iterator[None]:
-    """Whatever a store raises (a missing package, credentials, a time-out) as a ValueError with the URL."""
+def remote_errors(path: PathLike, *plain: type[Exception]) -> Iterator[None]:
+    """Whatever a store raises (a missing package, credentials, a time-out) as a ValueError with the URL.
+
+    plain: what comes out as it is.
+    """
     try:
         yield
+    except plain:
+        raise
     except Exception as error:  # stores share no class of errors
         raise ValueError(f"{path}: {error or type(error).__name__}") from error
 
@@ -99,8 +106,8 @@ def exists(path: PathLike) -> bool:
     local = local_path(path)
     if local is not None:
         return local.exists()
-    fs, inside = _remote(path)
-    with _in_words(path):
+    fs, inside = remote(path)
+    with remote_errors(path):
         return fs.exists(inside)
 
 
@@ -109,8 +116,8 @@ def size_of(path: PathLike) -> int:
     local = local_path(path)
     if local is not None:
         return local.stat().st_size
-    fs, inside = _remote(path)
-    with _in_words(path):
+    fs, inside = remote(path)
+    with remote_errors(path):
         return fs.size(inside)
 
 
@@ -120,15 +127,15 @@ def remove(path: PathLike) -> None:
     if local is not None:
         local.unlink(missing_ok=True)
     elif exists(path):
-        fs, inside = _remote(path)
-        with _in_words(path):
+        fs, inside = remote(path)
+        with remote_errors(path):
             fs.rm_file(inside)
 
 
 def version_of(path: PathLike) -> str:
     """A word that changes with what is behind a URL."""
-    fs, inside = _remote(path)
-    with _in_words(path):
+    fs, inside = remote(path)
+    with remote_errors(path):
         return fs.ukey(inside)
 
 
@@ -137,8 +144,8 @@ def open_file(path: PathLike) -> Iterator[IO[bytes]]:
     """A regular file to read and seek in, local or behind a URL; ValueError where there is none."""
     local = local_path(path)
     if local is None:
-        fs, inside = _remote(path)
-        with _in_words(path):
+        fs, inside = remote(path)
+        with remote_errors(path):
             if not fs.isfile(inside):
                 raise FileNotFoundError("there is no such file")
             file = fs.open(inside, "rb")
@@ -254,8 +261,8 @@ def write_atomically(path: PathLike, data: bytes, kind: str | None = None) -> No
     check_output(path, kind)
     local = local_path(path)
     if local is None:
-        fs, inside = _remote(path)
-        with _in_words(path), fs.open(inside, "wb") as file:
+        fs, inside = remote(path)
+        with remote_errors(path), fs.open(inside, "wb") as file:
             file.write(data)
         return
     target = Path(os.path.realpath(local))
@@ -290,7 +297,7 @@ def _prefix(target: Path) -> str:
 def _make_part(target: Path) -> tuple[int, str]:
     """A new file beside `target`, held by this process for as long as it is open."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=_prefix(target), suffix=_PART, dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=_prefix(target), suffix=PART, dir=target.parent)
         if _hold(handle) is not False:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.stat(name)):
@@ -300,7 +307,7 @@ def _make_part(target: Path) -> tuple[int, str]:
 
 def _remove_parts(target: Path) -> None:
     """Remove what killed writers of `target` left."""
-    for name in glob.glob(glob.escape(str(target.parent / _prefix(target))) + "?" * 8 + _PART):
+    for name in glob.glob(glob.escape(str(target.parent / _prefix(target))) + "?" * 8 + PART):
         with suppress(OSError):
             handle = os.open(name, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
             try:

@@ -8,8 +8,8 @@ from backbones import tiny_backbone
 from reader_oracles import LENGTH, VOCABULARY, direct, ids
 
 from hmt.backbone.flops import BackboneFlops, causal_pairs
-from hmt.evaluation.memory_use import kv_cache_bytes
 from hmt.evaluation.readers import RollingReader, WindowIdsReader
+from hmt.util.kv_cache import kv_cache_bytes
 
 TEXT = ids(61, 1)
 

@@ -19,10 +19,11 @@ def training_sample(
     rng: random.Random,
     *,
     passages: int = 2,
+    shuffled: bool = True,
 ) -> dict[str, list[int]]:
     """What `SegmentCollator` takes, of one sample of `question_samples`.
 
-    [passages, in any order | question | header answer end]: every passage and the question are segments of
+    [passages | question | header answer end]: every passage and the question are segments of
     their own (`segment_ends`), only the answer and `end` have labels, and the recall target of the answer's
     segment is the passage that holds it.
 
@@ -31,11 +32,14 @@ def training_sample(
             and answer. end: behind the answer.
         passages: those that are needed (a sample of two facts brings them in `segments`), filled up with
             hard ones.
+        shuffled: whether these are put into another order; else the needed ones stand as they are, then the
+            hard ones.
     """
     needed = [list(ids) for ids in sample.get("segments") or [sample["segment_ids"]]]
     others = [list(ids) for ids in sample["hard"]][: max(0, passages - len(needed))]
     order = list(range(len(needed) + len(others)))
-    rng.shuffle(order)
+    if shuffled:
+        rng.shuffle(order)
     segments = [(needed + others)[place] for place in order]
     asked, answer = question(sample["question"]), encode(sample["answer"])
     ids = [token for segment in [*segments, asked, list(header), answer, list(end)] for token in segment]

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from hmt import backbone as bb
 from hmt.backbone.flops import causal_pairs
-from hmt.evaluation.memory_use import kv_cache_bytes
 from hmt.evaluation.readers.asking import (
     check_continuation,
     check_segments,
@@ -24,6 +23,7 @@ from hmt.evaluation.readers.asking import (
 from hmt.evaluation.readers.base import Stop
 from hmt.evaluation.readers.plain import BackboneReader
 from hmt.evaluation.readers.window import window_size
+from hmt.util.kv_cache import kv_cache_bytes
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ SYSTEM = System(
             "passages": 2,
             "lexical": 2.0,
             "recall_layer": 1,
+            "recency": 0.5,
         },
         "norecall": _SMALL | {"recall": False},
     },

@@ -35,6 +35,9 @@ class HMTConfig(MemoryConfig):
         lexical: weight of BM25 (k1 0.9, b 0.4, over the ids in the bank) in the score of a segment: each of
             the two, over the segments that can be recalled, is brought to mean 0 and deviation 1, and so much
             of this one is added to the learned one. Needs passages and `recall_query="previous"`.
+        recency: weight of how late a segment was read, 0 for the oldest one that can be recalled to 1 for the
+            newest, in the score of a segment, the learned score being standardised as for `lexical`. Of facts
+            that say the same in equal words the later ones are then read again.
         hops: 2: the last of the passages is found by asking again, by BM25, with the question and the tokens
             around its words in the best passage, so that what is said of somebody in one place finds what is
             said of him in another. Needs lexical and at least 2 passages.
@@ -55,6 +58,7 @@ class HMTConfig(MemoryConfig):
     write_prompt: Literal["recall", "learned", "alone"] = "recall"
     passages: int = 0
     lexical: float = 0.0
+    recency: float = 0.0
     hops: int = 1
     recall_layer: int | None = None
 
@@ -82,6 +86,8 @@ class HMTConfig(MemoryConfig):
             raise ValueError(f"passages must not be negative, got {self.passages}")
         if self.lexical < 0:
             raise ValueError(f"lexical must not be negative, got {self.lexical}")
+        if self.recency < 0:
+            raise ValueError(f"recency must not be negative, got {self.recency}")
         if self.lexical and not (self.passages and self.recall_query == "previous"):
             raise ValueError(
                 "lexical compares the tokens of the segment before with those in the bank: set passages "

@@ -23,12 +23,13 @@ and S_n are the mean over the tokens of the states after the first l layers, and
 Ours, exact recall (`passages=p`): the bank keeps the tokens of its segments, and those of the p that recall
 weighs most, in the order of the text, are read again: H = BBM([P_n | passages | sensory | H_n | ...]). Asked
 with the tail of the segment before (`recall_query="previous"`), that segment itself is left out: its end
-stands there anyway, and a question would find itself. `lexical` adds a BM25 score to the learned one.
+stands there anyway, and a question would find itself. `lexical` adds a BM25 score to the learned one,
+`recency` how late a segment was read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +45,9 @@ from hmt.model.base import BackboneMemory
 from hmt.model.layout import Block, Embeds, Ids, Layout, Part, Probe, Tokens, join, slide
 from hmt.model.outputs import SegmentRecord
 from hmt.model.retrieval import Retrieval
-from hmt.systems.hmt import passages
+from hmt.systems.hmt import forgetting, passages
 from hmt.systems.hmt.config import HMTConfig
-from hmt.systems.hmt.recall import Recall, floor, keys, standardised
+from hmt.systems.hmt.recall import Recall, floor, keys, lateness, standardised
 
 
 class HMTForCausalLM(BackboneMemory):
@@ -116,6 +117,11 @@ class HMTForCausalLM(BackboneMemory):
     def closes_early(self) -> bool:
         """With passages, whose state counts tokens."""
         return self.config.passages > 0
+
+    @property
+    def forgets(self) -> bool:
+        """Where segments are written alone, and their tokens are kept."""
+        return self.writes_alone and self.config.passages > 0
 
     @property
     def state_limits(self) -> Mapping[str, tuple[int, int]]:  # type: ignore[override]
@@ -275,10 +281,13 @@ class HMTForCausalLM(BackboneMemory):
         """Recalled vectors [B, m d], log weights [B, N] and folded query [B, d] for queries [B, d]."""
         folded, bank = self.recall.fold(query), state.ring("bank")
         held = self._recallable(state)
-        filled, lexical = (held >= 0)[:, : bank.shape[1]], None
+        filled, further = (held >= 0)[:, : bank.shape[1]], None
         if search is not None:
-            lexical = self.config.lexical * standardised(search.bm25(), filled)
-        recalled, log_weights = self.recall(folded, bank, filled, lexical)
+            further = self.config.lexical * standardised(search.bm25(), filled)
+        if self.config.recency:
+            late = self.config.recency * lateness(held[:, : bank.shape[1]])
+            further = late if further is None else further + late
+        recalled, log_weights = self.recall(folded, bank, filled, further)
         unwritten = held.shape[1] - bank.shape[1]
         return recalled, nn.functional.pad(log_weights, (0, unwritten), value=floor(log_weights)), folded
 
@@ -387,6 +396,12 @@ class HMTForCausalLM(BackboneMemory):
             return super().remembered(memory, row, slots)
         words = passages.decode_ids(memory.state["passages"][row, slots]).tolist()
         return [[word - 1 for word in passage if word] for passage in words]
+
+    def without(self, memory: Memory, segments: Iterable[int]) -> Memory:
+        """See `StreamingLM.without`; of a model that `forgets`."""
+        if not self.forgets:
+            return super().without(memory, segments)
+        return forgetting.without(self, memory, segments)
 
     def _scores(self, queries: Tensor, state: MemoryState) -> Tensor:
         return torch.einsum("bsd,cnd->bscn", queries, self._keys(state["bank"]).float())

@@ -59,6 +59,18 @@ def standardised(scores: Tensor, filled: Tensor) -> Tensor:
     return centred / (spread + 1e-6).sqrt()
 
 
+def lateness(held: Tensor) -> Tensor:
+    """0 for the oldest segment that can be recalled to 1 for the newest, float32 [B, n].
+
+    held: the segment in each slot, int64 [B, n], negative where none can be recalled: 0.
+    """
+    if not held.shape[1]:
+        return held.float()
+    newest = held.amax(1, keepdim=True)
+    oldest = torch.where(held < 0, newest, held).amin(1, keepdim=True)
+    return torch.where(held < 0, 0, held - oldest) / (newest - oldest).clamp(min=1).float()
+
+
 def keys(bank: Tensor, width: int) -> Tensor:
     """What a query is compared with: the first vector [..., d] of every block [..., m d]."""
     return bank[..., :width]

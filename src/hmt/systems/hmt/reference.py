@@ -100,6 +100,9 @@ def reference(model: Any, ids: Tensor, labels: Tensor | None = None) -> Referenc
             if config.lexical:
                 lexical = bm25(previous[-L:], tokens)
                 scores = standardised(scores) + config.lexical * standardised(lexical)
+            if config.recency:
+                late = torch.arange(len(held), dtype=T.dtype) / max(1, len(held) - 1)
+                scores = (scores if config.lexical else standardised(scores)) + config.recency * late
             weights = torch.softmax(scores, dim=-1)
             P_n = (weights @ M.flatten(1)).view(m, -1) * scale  # equation 3
             if config.passages:

@@ -1,0 +1,44 @@
+"""Memories with a name that last: documents that are read, asked about, replaced and forgotten.
+
+runner = DirectRunner(hmt.load_model("smollm2-135m"))
+store = Store()
+session = store.create("whales", runner)
+session = store.save(session.append(text, name="moby.txt"))
+answer, session = session.ask("Who is the captain?")
+"""
+
+from hmt.asking.books import Answer
+from hmt.asking.found import Found
+from hmt.asking.places import Document
+from hmt.sessions.documents import Remembered, Turn
+from hmt.sessions.names import check_name
+from hmt.sessions.runner import DirectRunner, Options, Runner
+from hmt.sessions.session import Session
+from hmt.sessions.shelf import Conflict, Damaged, Full, Limits, Missing, Stored
+from hmt.sessions.steps import Step, append_steps, asked, with_turn
+from hmt.sessions.store import Store, default_url
+
+__all__ = [
+    "Answer",
+    "Conflict",
+    "Damaged",
+    "DirectRunner",
+    "Document",
+    "Found",
+    "Full",
+    "Limits",
+    "Missing",
+    "Options",
+    "Remembered",
+    "Runner",
+    "Session",
+    "Step",
+    "Store",
+    "Stored",
+    "Turn",
+    "append_steps",
+    "asked",
+    "check_name",
+    "default_url",
+    "with_turn",
+]
