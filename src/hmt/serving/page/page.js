@@ -33,9 +33,10 @@ function tell(message) {
 const number = (value) => Math.round(value).toLocaleString("en");
 const path = (...parts) => [MEMORIES, ...parts.map(encodeURIComponent)].join("/");
 
-async function guarded(work) {
+// What goes wrong is told. quiet: what was told before stays.
+async function guarded(work, quiet = false) {
   try {
-    tell("");
+    if (!quiet) tell("");
     return await work();
   } catch (error) {
     if (error.name === "AbortError") return undefined;
@@ -50,6 +51,7 @@ async function guarded(work) {
 }
 
 let retrying = 0;
+let leaving = false;
 
 function retry() {
   clearTimeout(retrying);
@@ -128,7 +130,7 @@ async function read(files) {
   });
   now.reading = null;
   $("reading").hidden = true;
-  if (now.memory) await guarded(() => list(now.memory.id));
+  if (now.memory) await guarded(() => list(now.memory.id), true);
   $("question").focus();
 }
 
@@ -194,6 +196,7 @@ async function ask(question) {
     }
     turn.state = "done";
   } catch (error) {
+    if (leaving) return; // the browser ends it, not the server: it is told after the reload
     turn.state = error.name === "AbortError" ? "stopped" : "failed";
     turn.why = error.name === "AbortError" ? "Stopped." : error.message;
     if (error.status === 0) retry();
@@ -272,7 +275,7 @@ function passageRow(passage, turn) {
     { type: "button" },
     element("span", { className: "weight", textContent: `${Math.round(100 * passage.weight)}%` }),
     " ",
-    element("span", { className: "where", textContent: where(passage) }),
+    element("span", { className: "where", textContent: where(passage) + (passage.read_again ? ", read again" : "") }),
     element("br"),
     passage.context || passage.text || "",
   );
@@ -432,6 +435,12 @@ async function segmentText() {
   });
 }
 
+addEventListener("pagehide", () => {
+  leaving = true;
+});
+addEventListener("pageshow", () => {
+  leaving = false;
+});
 addEventListener("resize", () => {
   plot();
   showBank();
