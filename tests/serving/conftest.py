@@ -4,7 +4,7 @@ from cli.models import TEXT, make_tokenizer, save_asked
 from openai import OpenAI
 
 from hmt import load_model
-from hmt.serving.running import OneAtATime
+from hmt.serving import Engine
 from serving.live import live
 
 
@@ -18,7 +18,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def runner(folder):
-    return OneAtATime(load_model(folder), make_tokenizer())
+    engine = Engine(load_model(folder), make_tokenizer())
+    yield engine
+    engine.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection
@@ -49,12 +50,10 @@ def create_app(
     ValueError for a model that cannot be asked.
     """
     settings = settings or Settings()
-    own = runner is None
-    if own:
-        check_question(model, [])
-        runner = make_runner(model, tokenizer)
-    assert runner is not None
-    check_question(runner.model, [])
+    check_question(model if runner is None else runner.model, [])
+    engine = None
+    if runner is None:
+        runner = engine = make_runner(model, tokenizer, settings)
     url = store.url if isinstance(store, Store) else default_url() if store is None else store
     model_id = model_id or os.path.basename(str(runner.model.config.name_or_path).rstrip("/")) or "hmt"
     metrics = Metrics()
@@ -64,8 +63,8 @@ def create_app(
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
         services.stop()
-        if own and hasattr(runner, "stop"):
-            runner.stop()
+        if engine is not None:
+            await asyncio.to_thread(engine.shutdown, timeout=10)
 
     # no pages of FastAPI's: they load from other hosts
     app = FastAPI(title="hmt", version="1", docs_url=None, redoc_url=None, lifespan=life)

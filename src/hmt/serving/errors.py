@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from hmt.serving.jobs import Busy, Closed
 from hmt.sessions import Conflict, Damaged, Missing
 
 logger = logging.getLogger("hmt.serving")
@@ -90,11 +91,10 @@ def to_api_error(error: BaseException, param: str | None = None) -> ApiError:
     if isinstance(error, Damaged):
         logger.error("%s", error)
         return ApiError(422, str(error), param=param, code="damaged")
-    if isinstance(error, Gone):
+    if isinstance(error, (Gone, Closed)):
         return ApiError(503, "The server is being stopped; ask again.", code="stopping")
-    if type(error).__name__ == "Busy":  # of the engine
-        seconds = getattr(error, "retry_after", 1) or 1
-        headers = {"Retry-After": str(max(1, round(seconds)))}
+    if isinstance(error, Busy):
+        headers = {"Retry-After": str(max(1, round(error.retry_after)))}
         return ApiError(429, "The model is busy; try again later.", headers=headers)
     if isinstance(error, OSError) and not isinstance(error, (ConnectionError, TimeoutError)):
         logger.error("storage: %s", error.strerror or type(error).__name__)

@@ -12,6 +12,8 @@ from weakref import WeakValueDictionary
 
 from hmt.asking.places import Document
 from hmt.serving.errors import ApiError, not_found
+from hmt.serving.opened import Opened
+from hmt.serving.views import spans
 from hmt.serving.work import Cancel
 from hmt.sessions import (
     Conflict,
@@ -49,10 +51,19 @@ class _Lock:
 class Memories:
     """One namespace of a store, on a runner.
 
-    Args: save_seconds: see `Settings`.
+    Args: save_seconds: see `Settings`. opened: of all namespaces; None: its own.
     """
 
-    def __init__(self, url: str, namespace: str, limits: Limits, runner: Runner, save_seconds: float = 1.0):
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        limits: Limits,
+        runner: Runner,
+        save_seconds: float = 1.0,
+        opened: Opened | None = None,
+    ):
+        self._opened = Opened() if opened is None else opened
         self.store = Store(url, namespace, limits)
         self.runner, self.save_seconds = runner, save_seconds
         self._locks: WeakValueDictionary[str, _Lock] = WeakValueDictionary()
@@ -72,7 +83,12 @@ class Memories:
                 check_name(name)
             except ValueError:
                 raise Missing from None
-            return self.store.open(name, self.runner)
+            there = self.store.stored(name)
+            session = self._opened.get((self.store.namespace, name), there.uid, there.version)
+            if session is None:
+                session = self.store.open(name, self.runner)
+                self._opened.put((self.store.namespace, name), session)
+            return session
 
     def document(self, session: Session, document_id: str) -> Remembered:
         """ApiError 404 where there is none."""
@@ -83,9 +99,8 @@ class Memories:
 
     def passage(self, session: Session, segment: int) -> Found:
         """A segment that the memory holds, as it is shown. ApiError 404 for any other number."""
-        for one, told in zip(session.documents, session.info()["documents"], strict=True):
-            end = one.first + one.segments
-            if end - told["held"] <= segment < end:
+        for one, (begin, end) in zip(session.documents, spans(session), strict=True):
+            if begin <= segment < end:
                 return one.found(_Segment(segment), None, self.runner.model.segment_length)
         raise not_found("segment", str(segment))
 
@@ -106,16 +121,14 @@ class Memories:
 
     def _new(self, name: str | None, label: str | None, make: Callable[[str], Session]) -> Session:
         if name is not None:
-            with _storage(name):
-                return self.store.save(make(_checked(name)))
+            return self._saved(make(_checked(name)))
         wanted = slug(label or "")
         for attempt in range(100):
             one = f"memory-{secrets.token_hex(6)}"
             if wanted:
                 one = f"{wanted}-{attempt + 1}" if attempt else wanted
             try:
-                with _storage(one):
-                    return self.store.save(make(one))
+                return self._saved(make(one))
             except ApiError as error:
                 if error.status != 409:
                     raise
@@ -130,6 +143,7 @@ class Memories:
         """Gone, with all versions."""
         self.open_name(name)
         with self._writing(name, cancel), _storage(name):
+            self._opened.drop((self.store.namespace, name))
             self.store.delete(name)
 
     def open_name(self, name: str) -> None:
@@ -180,8 +194,13 @@ class Memories:
         return saved
 
     def _save(self, session: Session, saved: Session) -> Session:
+        return self._saved(replace(session, version=saved.version, uid=saved.uid))
+
+    def _saved(self, session: Session) -> Session:
         with _storage(session.name):
-            return self.store.save(replace(session, version=saved.version, uid=saved.uid))
+            session = self.store.save(session)
+        self._opened.put((self.store.namespace, session.name), session)
+        return session
 
     def _without(self, now: Session, before: Session) -> Session:
         """The newest version without what an attempt that met another writer has saved of its document."""
@@ -200,8 +219,7 @@ class Memories:
                 changed = change(session)
                 cancel.check()
                 try:
-                    with _storage(name):
-                        return self.store.save(changed)
+                    return self._saved(changed)
                 except ApiError as error:
                     if error.status != 409 or attempt == _TRIES - 1:
                         raise
@@ -211,8 +229,9 @@ class Memories:
         """With a document in the place of another: all of it, or none."""
 
         def change(session: Session) -> Session:
-            self.document(session, document_id)
-            return session.replace(document_id, document, progress=cancel.check)
+            before = self.document(session, document_id)
+            name = document.name or before.name
+            return session.replace(document_id, document._replace(name=name), progress=cancel.check)
 
         return self.change(name, change, cancel)
 

@@ -10,6 +10,7 @@ from fastapi import Request
 
 from hmt.serving.memories import Memories
 from hmt.serving.metrics import Metrics
+from hmt.serving.opened import Opened
 from hmt.serving.settings import Settings
 from hmt.serving.work import Work
 from hmt.sessions import Limits, Runner
@@ -33,6 +34,7 @@ class Services:
     model: Work = field(init=False)
     light: Work = field(init=False)
     stopping: bool = False
+    _opened: Opened = field(default_factory=Opened)
     _memories: dict[str, Memories] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -49,7 +51,7 @@ class Services:
                     bytes=self.settings.max_memory_bytes,
                 )
                 self._memories[namespace] = Memories(
-                    self.url, namespace, limits, self.runner, self.settings.save_seconds
+                    self.url, namespace, limits, self.runner, self.settings.save_seconds, self._opened
                 )
             return self._memories[namespace]
 

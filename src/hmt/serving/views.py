@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hmt.sessions import Found, Session, Stored, Turn
+from hmt.util.kv_cache import kv_cache_bytes
 
 
 def passage_view(found: Found, question: str | None = None) -> dict[str, Any]:
@@ -36,12 +37,35 @@ def annotation(found: Found, index: int) -> dict[str, Any]:
     }
 
 
+def sizes(session: Session) -> dict[str, int]:
+    """Tokens that were read, bytes of the memory, and bytes that full attention would keep of them."""
+    model = session.runner.model
+    tokens = sum(one.tokens for one in session.documents)
+    config = model.config.text_config.get_text_config()
+    return {
+        "tokens": tokens,
+        "bytes": session.memory.nbytes,
+        "kv_cache_bytes": kv_cache_bytes(config, tokens, model.dtype.itemsize),
+    }
+
+
+def spans(session: Session) -> list[tuple[int, int]]:
+    """The segments that the memory still holds of each document: from, up to; (0, 0) of one it has lost."""
+    oldest = max(0, int(session.memory.segments_read) - _capacity(session))
+    held = [(one.first, one.held(oldest)) for one in session.documents]
+    return [(first + some.start, first + some.stop) if some else (0, 0) for first, some in held]
+
+
+def _capacity(session: Session) -> int:
+    """Segments that the memory can hold."""
+    return session.runner.model.retrieval.held(session.memory.segments_read).shape[1]
+
+
 def memory_view(session: Session, turns: bool = False) -> dict[str, Any]:
     """A memory. turns: with what it was asked and is to remember."""
-    info = session.info()
+    numbers = sizes(session)
     documents = []
-    for one, told in zip(session.documents, info["documents"], strict=True):
-        end = one.first + one.segments
+    for one, (begin, end) in zip(session.documents, spans(session), strict=True):
         documents.append(
             {
                 "id": one.id,
@@ -49,7 +73,7 @@ def memory_view(session: Session, turns: bool = False) -> dict[str, Any]:
                 "name": one.name,
                 "kind": one.kind,
                 "tokens": one.tokens,
-                "segments": [end - told["held"], end] if told["held"] else [0, 0],
+                "segments": [begin, end],
                 "characters": None if one.text is None else len(one.text),
             }
         )
@@ -60,12 +84,10 @@ def memory_view(session: Session, turns: bool = False) -> dict[str, Any]:
         "created_at": int(session.created),
         "updated_at": int(session.updated),
         "version": session.version,
-        "tokens": info["tokens"],
-        "bytes": info["memory_bytes"],
-        "kv_cache_bytes": info["kv_cache_bytes"],
-        "segments": info["segments"],
-        "segments_held": info["segments_held"],
-        "capacity": info["segments_most"],
+        **numbers,
+        "segments": sum(one.segments for one in session.documents),
+        "segments_held": sum(end - begin for begin, end in spans(session)),
+        "capacity": _capacity(session),
         "documents": documents,
     }
     if turns:

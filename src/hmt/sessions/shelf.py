@@ -73,6 +73,7 @@ class Stored:
     """A session in a store, without what it holds.
 
     bytes: of its newest version. created, updated: seconds since 1970. damaged: what is wrong with it.
+    uid: of the session, another one where it was deleted and made again.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Stored:
     tokens: int = 0
     model: str = ""
     damaged: str | None = None
+    uid: str = ""
 
 
 class Shelf:
@@ -170,7 +172,7 @@ class Shelf:
             return Stored(name, versions[-1], damaged=str(error))
         return Stored(
             name, record.version, record.created, record.updated, _bytes(record), len(record.documents),
-            len(record.turns), record.tokens, record.model,
+            len(record.turns), record.tokens, record.model, uid=record.uid,
         )  # fmt: skip
 
     def delete(self, name: str) -> None:

@@ -78,6 +78,10 @@ class Store:
         """Whether there is one."""
         return bool(self._shelf.versions(name))
 
+    def stored(self, name: str) -> Stored:
+        """What its newest version is; what it holds is not read."""
+        return self._shelf.stored(name)
+
     def list(self) -> Sequence[Stored]:
         """All sessions of the namespace, by name; damaged ones say so."""
         self.expire()

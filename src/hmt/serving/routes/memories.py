@@ -21,7 +21,7 @@ from hmt.serving.uploads import (
     sent_file,
     to_document,
 )
-from hmt.serving.views import memory_view, passage_view, stored_view
+from hmt.serving.views import memory_view, passage_view, sizes, stored_view
 from hmt.serving.work import Cancel, Emit
 from hmt.sessions import Step
 
@@ -223,16 +223,16 @@ class _Progress:
         """After each step that was saved."""
         self.services.metrics.read.inc(step.tokens - self.read)
         self.read = step.tokens
-        info = step.session.info()
+        numbers = sizes(step.session)
         total = step.tokens if step.done or step.total is None else max(step.tokens, round(step.total))
         seconds = max(1e-6, time.monotonic() - self.since)
         self.last = {
             "tokens": step.tokens,
             "total_tokens": total,
             "tokens_per_second": round(step.tokens / seconds, 1),
-            "bytes": info["memory_bytes"],
-            "kv_cache_bytes": info["kv_cache_bytes"],
-            "memory_tokens": info["tokens"],
+            "bytes": numbers["bytes"],
+            "kv_cache_bytes": numbers["kv_cache_bytes"],
+            "memory_tokens": numbers["tokens"],
         }
         self.emit(self.last)
 
