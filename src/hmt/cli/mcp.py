@@ -48,7 +48,7 @@ def command(
     from hmt.sessions import Limits, Store
 
     settings = Settings()
-    url = Store(store, namespace).url
+    url = str(Store(store, namespace).url)
 
     def open_() -> Any:
         from hmt.model.asking import check_question
