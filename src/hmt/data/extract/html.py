@@ -34,8 +34,8 @@ def text_of(data: bytes) -> tuple[str, list[Mark]]:
         encoding = said[1].decode("ascii", "replace") if said[1] else None
         data = data[said.end() :]
     soup = BeautifulSoup(data, "lxml", from_encoding=encoding)
-    for node in soup.find_all(_UNSEEN):
-        node.decompose()
+    for unseen in soup.find_all(_UNSEEN):
+        unseen.decompose()
     pieces: list[str] = []
     marks: list[Mark] = []
     at, before, title = 0, None, None
