@@ -13,6 +13,7 @@ def passage_view(found: Found, question: str | None = None) -> dict[str, Any]:
     return {
         "segment": found.segment,
         "weight": None if question is None else round(found.weight, 6),
+        "read_again": found.read_again,
         "document": found.file,
         "document_id": found.document,
         "page": found.section,
