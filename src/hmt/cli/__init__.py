@@ -57,6 +57,7 @@ COMMANDS = {
         "hmt serve run --port 9000 --store s3://bucket/memories --keys keys.json --host 0.0.0.0",
     ],
     "keys": ["hmt keys add keys.json --name ada", "hmt keys list keys.json"],
+    "mcp": ["hmt mcp", "hmt mcp run --files notes/ --store s3://bucket/memories"],
     "memory": ["hmt memory info book.hmt", "hmt memory info book.hmt --json"],
     "eval": [
         "hmt eval run --data held-out/ --output results",
