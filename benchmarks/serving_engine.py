@@ -7,8 +7,8 @@ an answer.
 turn in one process, `--rounds` times; the fastest of each counts. Printed for every number of sessions:
 
 read: tokens/s of all, each session a text of its own.
-write: tokens/s of all answers, the passages that are read again before the first token included; seconds until
-the first token (mean of the sessions); share of answers that are the same in both, token for token.
+write: tokens/s of all answers, the passages that are read again before the first token included; seconds
+until the first token (mean of the sessions); share of answers that are the same in both, token for token.
 beside: seconds between two tokens of one answer, alone and while a book is read, and how fast that is then.
 rows: the largest difference of a logit between streams that are run in one batch and each alone, in the
 precision of the model and in float32, and how far the likeliest token is ahead of the next one (median).

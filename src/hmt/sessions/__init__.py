@@ -17,6 +17,7 @@ from hmt.sessions.session import Session
 from hmt.sessions.shelf import Conflict, Damaged, Full, Limits, Missing, Stored
 from hmt.sessions.steps import Step, append_steps, asked, with_turn
 from hmt.sessions.store import Store, default_url
+from hmt.sessions.tokens import Token
 
 __all__ = [
     "Answer",
@@ -35,6 +36,7 @@ __all__ = [
     "Step",
     "Store",
     "Stored",
+    "Token",
     "Turn",
     "append_steps",
     "asked",
