@@ -52,6 +52,12 @@ COMMANDS = {
         'hmt recall book.txt "the captain of the ship"',
         'hmt recall book.hmt "the captain of the ship" --model run --top 10 --json',
     ],
+    "chat": [
+        "hmt chat --session whales --read moby.pdf",
+        "hmt chat run --session whales --store s3://bucket/sessions",
+        "hmt chat --read notes.md --remember --temperature 0.7",
+    ],
+    "sessions": ["hmt sessions list", "hmt sessions show whales", "hmt sessions delete whales"],
     "serve": [
         "hmt serve",
         "hmt serve run --port 9000 --store s3://bucket/memories --keys keys.json --host 0.0.0.0",
