@@ -14,7 +14,7 @@ from hmt.cli.errors import one_line
 from hmt.cli.progress import TokenProgress
 from hmt.cli.streaming import WrittenWords, ctrl_c, is_ctrl_c, printable
 from hmt.data.documents import named_texts
-from hmt.sessions import Document, Options, Session, Store
+from hmt.sessions import Document, Options, Session, Store, export_session
 from hmt.sessions.documents import digest_of
 from hmt.util.format import byte_text, plural
 from hmt.util.tables import print_table
@@ -255,7 +255,7 @@ class Conversation:
 
     def save(self, path: str) -> None:
         """Write the session into one file."""
-        self.session.export(path)
+        export_session(self.session, path)
         typer.echo(f"saved {path}; hmt sessions import takes it", err=True)
 
     def reload(self, rest: str) -> None:

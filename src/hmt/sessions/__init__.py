@@ -10,6 +10,7 @@ answer, session = session.ask("Who is the captain?")
 from hmt.asking.books import Answer
 from hmt.asking.found import Found
 from hmt.asking.places import Document
+from hmt.sessions.archive import export_session
 from hmt.sessions.documents import Remembered, Turn
 from hmt.sessions.names import check_name
 from hmt.sessions.runner import DirectRunner, Options, Runner
@@ -17,6 +18,7 @@ from hmt.sessions.session import Session
 from hmt.sessions.shelf import Conflict, Damaged, Full, Limits, Missing, Stored
 from hmt.sessions.steps import Step, append_steps, asked, with_turn
 from hmt.sessions.store import Store, default_url
+from hmt.sessions.tokens import Token
 
 __all__ = [
     "Answer",
@@ -35,10 +37,12 @@ __all__ = [
     "Step",
     "Store",
     "Stored",
+    "Token",
     "Turn",
     "append_steps",
     "asked",
     "check_name",
     "default_url",
+    "export_session",
     "with_turn",
 ]

@@ -319,13 +319,6 @@ class Session:
         now = time.time()
         return replace(self, name=check_name(name), version=0, uid="", created=now, updated=now)
 
-    def export(self, path: Any) -> None:
-        """Write all of it into one file, see `Store.import_`. What is there is replaced only if it is such a
-        file."""
-        from hmt.sessions.archive import export_session
-
-        export_session(self, path)
-
     def info(self) -> dict[str, Any]:
         """Plain values: documents, turns, tokens, segments held and lost, and bytes."""
         model, memory = self.runner.model, self.memory
