@@ -82,12 +82,13 @@ async def sent_json(request: Request, model: type[Any]) -> Any:
 
 
 def to_document(name: str, content: bytes | str) -> Document:
-    """The document of what was sent. ApiError 415 for what cannot be read. Blocks."""
+    """The document of what was sent: the text of any file that `hmt.data.extract` knows, with its pages.
+    ApiError 415 for what holds none. Blocks."""
     name = "".join(one if one.isprintable() else " " for one in name).strip()
     if isinstance(content, str):
         return Document(name, content)
     try:
-        found = extract(content, name or "the file")
+        found = extract(content, name or None)
     except ValueError as error:
         raise ApiError(415, str(error), param="file") from None
     return Document(name, found.text, found.marks)
