@@ -3,8 +3,8 @@
     python benchmarks/kill_server.py --kills 50 --output benchmarks/results/kill_server.json
 
 A server process (a tiny model behind the real engine and a real store) is asked to read long texts, whose
-events say what has been saved, and to answer questions and remember them. It gets SIGKILL at a random moment of
-a read or of an answer, and is started again. Of every memory is then checked that
+events say what has been saved, and to answer questions and remember them. It gets SIGKILL at a random moment
+of a read or of an answer, and is started again. Of every memory is then checked that
 
 * it opens: every byte of it has its checksum;
 * each document has at least the tokens that were acknowledged, and its text begins what was sent;
