@@ -176,6 +176,8 @@ def run(place: Path, kills: int, seed: int) -> dict[str, Any]:
         memory = draw.choice(list(life.sent))
         what = "in a read" if draw.random() < 0.5 or not life.told[memory] else "in an answer"
         expected = reading if what == "in a read" else answering
+        if draw.random() < 0.5:
+            life.ask(client, memory)
         server.kill_in(draw.uniform(0, expected))
         try:
             while True:  # until it is killed
@@ -222,7 +224,7 @@ def main() -> None:
     print(json.dumps(facts, indent=1))
     if args.output:
         told = {"command": f"python benchmarks/kill_server.py --kills {args.kills} --seed {args.seed}"}
-        whole = {**told, **run_facts(), **facts}
+        whole = {**told, **run_facts(args.seed), **facts}
         write_atomically(args.output, (json.dumps(whole, indent=1) + "\n").encode())
     sys.exit(bool(facts["faults"]))
 

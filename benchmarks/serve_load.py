@@ -5,10 +5,10 @@
 
 Every session is a memory that has read a text of its own, full of a word that no other has; some API keys
 share them out. `--clients` clients ask and never wait: a question to a session drawn by chance, its answer
-streamed; one in ten of them recalls, one in twenty appends a text. Looked at are every passage and every answer
-(a word of another session: a leak), every list of memories (those of another key: a leak), every document that
-was acknowledged (gone at the end: lost). The engines are asked the same in the same order: one that works on all
-requests together, and one that works on one answer and one segment at a time.
+streamed; one in ten of them recalls, one in twenty appends a text. Looked at are every passage and every
+answer (a word of another session: a leak), every list of memories (those of another key: a leak), every
+document that was acknowledged (gone at the end: lost). The engines are asked the same in the same order: one
+that works on all requests together, and one that works on one answer and one segment at a time.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def main() -> None:
         command += " --engines " + " ".join(f"'{name}'" for name in args.engines)
         if args.text:
             command += " --text BOOK.txt"
-        whole = {"command": command, **run_facts(), "rows": rows}
+        whole = {"command": command, **run_facts(args.seed), "rows": rows}
         write_atomically(args.output, (json.dumps(whole, indent=1) + "\n").encode())
 
 
