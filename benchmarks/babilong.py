@@ -209,7 +209,7 @@ def loaded(args: argparse.Namespace) -> HMTForCausalLM:
         target_modules=list(RECIPE.lora_targets or ()),
         from_layer=RECIPE.lora_from_layer,
     )
-    run = args.to / "run"
+    run = args.run or args.to / "run"
     trained = hmt.load_model(run) if (run / "config.json").exists() else shipped
     theirs = dict(trained.named_parameters())
     with torch.no_grad():
@@ -278,6 +278,13 @@ def stands(facts: list[list[int]], passages: list[Any]) -> bool:
     return all(any(holds(list(passage.ids or []), {tuple(fact)}) for passage in passages) for fact in facts)
 
 
+def embed(args: argparse.Namespace) -> None:
+    """Embed the segments of the books that the longest of `--lengths` takes, for all further steps."""
+    tokenizer = load_tokenizer(BACKBONE)
+    tokenizer.model_max_length = 10**9
+    Texts(loaded(args), tokenizer, args)
+
+
 @torch.no_grad()
 def tune(args: argparse.Namespace) -> None:
     """Print how often what is needed is found, by weight of BM25 and recency, on stories of train."""
@@ -316,6 +323,16 @@ def choose_by(model: HMTForCausalLM, row: str, args: argparse.Namespace, key: to
         model.recall.key.weight.copy_(noise if row == "random" else key)
 
 
+def given(
+    text: list[list[int]], facts: list[list[int]], support: tuple[int, ...], most: int
+) -> list[list[int]]:
+    """The segments of a text that hold the facts that are needed, and the latest ones of the other facts."""
+    needed, every = {tuple(facts[i]) for i in support}, set(map(tuple, facts))
+    first = [i for i, piece in enumerate(text) if holds(piece, needed)][-most:]
+    later = [i for i, piece in enumerate(text) if holds(piece, every) and i not in first]
+    return [text[i] for i in sorted([*first, *(later[-(most - len(first)) :] if most > len(first) else [])])]
+
+
 @torch.no_grad()
 def evaluate(args: argparse.Namespace) -> None:
     """Answers to questions about stories of test in books of test, in the order of BABILong's own list."""
@@ -335,9 +352,11 @@ def evaluate(args: argparse.Namespace) -> None:
             for row in args.rows:
                 choose_by(model, row, args, key)
                 sources = made
-                if row == "oracle":  # what is needed, and as many of the other facts as are read
-                    latest = [encode(tokenizer, story.facts[-args.passages :]) for story in items]
-                    sources = [[*facts, texts.book[0][:16]] for facts in latest]
+                if row == "oracle":
+                    sources = [
+                        given(text, encode(tokenizer, list(story.facts)), story.support, args.passages)
+                        for text, story in zip(made, items, strict=True)
+                    ]
                 elif row == "none":
                     sources = [[texts.book[0][:16]] for _ in items]
                 hits, right = [], []
@@ -392,11 +411,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    steps = {"samples": samples, "recall": recall, "train": training, "tune": tune, "evaluate": evaluate}
+    steps = {
+        "samples": samples,
+        "recall": recall,
+        "train": training,
+        "tune": tune,
+        "embed": embed,
+        "evaluate": evaluate,
+    }
     parser.add_argument("step", choices=[*steps])
     parser.add_argument("--to", type=Path, required=True, help="folder of the work")
     parser.add_argument("--babi", type=Path, help="folder with en/ and en-10k/")
     parser.add_argument("--books", type=Path, help="JSON lines with a field text, xz")
+    parser.add_argument("--run", type=Path, help="what was trained, or a checkpoint of it; WORK/run")
     parser.add_argument("--samples", type=int, default=1600)
     parser.add_argument("--steps", type=int, default=RECIPE.stages[0].steps)
     parser.add_argument("--tokens", type=int, default=300_000, help="of books, for recall")

@@ -2,10 +2,12 @@
 
     python benchmarks/questions.py books BOOKS.jsonl.xz --model smollm2-135m --documents 6
     python benchmarks/questions.py paragraphs hotpotqa.jsonl.xz ... --model smollm2-135m --items 100
+    python benchmarks/questions.py paragraphs minilongbench/hotpotqa.jsonl.xz ... --readers ...
 
 books: facts that are made up and hidden in a book that was not trained on, and questions made of its own
 sentences; it is read once, into one memory, and asked. paragraphs: HotpotQA, 2WikiMultihopQA and MuSiQue
-with their distractors, each item read as one text in the order of its file.
+with their distractors, each item read as one text in the order of its file; or LongBench prompts, of which
+the text is read and the question asked.
 
 Every reader reads the same text once and answers from a memory of the same bytes, or from none:
 
@@ -205,11 +207,15 @@ def paragraphs(asker: Asker, args: argparse.Namespace) -> Iterator[Asked]:
     others, length = asker.other(args), asker.model.segment_length
     for path in args.data:
         kind = path.name.split(".")[0]
-        usable = (r for r in lines(path) if r.get("context") or r.get("paragraphs"))
+        usable = (r for r in lines(path) if any(map(r.get, ("context", "paragraphs", "prompt"))))
         for number, record in enumerate(usable):
             if number >= args.items:
                 break
-            if "context" in record:
+            if "prompt" in record:
+                text, record["question"] = longbench(record["prompt"])
+                record["answer"], *record["answer_aliases"] = record["gold"]
+                texts, needed = [text], list[int]()
+            elif "context" in record:
                 texts = [
                     f"{title}. {' '.join(s.strip() for s in parts)}" for title, parts in record["context"]
                 ]
@@ -244,6 +250,13 @@ def paragraphs(asker: Asker, args: argparse.Namespace) -> Iterator[Asked]:
                     source = asker.model.read(torch.tensor(kept))
                 said, shown, _ = asker.answer(source, question)
                 yield kind, number, reader, said, golds, shown, None
+
+
+def longbench(prompt: str) -> tuple[str, str]:
+    """Text and question of a LongBench prompt, without what tells to answer."""
+    text, _, rest = prompt.rpartition("Question:")
+    told = text.rstrip().rfind("\n\n")
+    return text[:told].partition("\n\n")[2], rest.strip().removesuffix("Answer:").strip()
 
 
 def main() -> None:
