@@ -316,3 +316,40 @@ def test_rings_are_written_in_place_while_reading():
     before = memory.state["bank"].clone()
     model.read(ids, memory=memory)
     assert torch.equal(memory.state["bank"], before)
+
+
+@CASE
+@settings(max_examples=2)
+@given(data=st.data())
+def test_streams_join_and_leave_while_they_are_decoded(system, family, data):
+    """Each token's logits, and the memory in the end, are those of the stream decoded alone."""
+    model = shared(system, family)
+    starts = data.draw(st.lists(st.integers(1, 3 * L), min_size=2, max_size=2), "read before")
+    texts = [random_ids(length + L + 3, seed=length) for length in starts]
+    alone, waiting = [], list(range(len(texts)))
+    with torch.no_grad():
+        for text, start in zip(texts, starts, strict=True):
+            memory = model.read(text[:start])
+            logits = [model(token[None, None], past_key_values=memory).logits[0, 0] for token in text[start:]]
+            alone.append((torch.stack(logits), memory))
+        batch, rows, done = None, [], [0] * len(texts)
+        while waiting or rows:
+            if waiting and (not rows or data.draw(st.booleans(), "join")):
+                new = waiting.pop()
+                memory = model.read(texts[new][: starts[new]])
+                first = model(texts[new][starts[new]][None, None], past_key_values=memory)
+                close(first.logits[0, 0], alone[new][0][0], atol=5e-4)
+                done[new] = 1
+                batch = memory if batch is None else Memory.cat([batch, memory])
+                rows.append(new)
+            ids = torch.stack([texts[row][starts[row] + done[row]] for row in rows])[:, None]
+            out = model(ids, past_key_values=batch)
+            for place, row in enumerate(rows):
+                close(out.logits[place, 0], alone[row][0][done[row]], atol=5e-4)
+                done[row] += 1
+            staying = [place for place, row in enumerate(rows) if done[row] < (L + 3)]
+            if len(staying) < len(rows):
+                for place in set(range(len(rows))) - set(staying):
+                    same_state(batch.select([place]), alone[rows[place]][1])
+                batch = batch.select(staying) if staying else None
+                rows = [rows[place] for place in staying]

@@ -92,24 +92,24 @@ def test_of_two_writers_of_a_version_one_is_told(anywhere, session, runner):
 def test_a_manifest_is_never_replaced(anywhere, session, monkeypatch):
     """Two writers that have both looked before either wrote."""
     saved = anywhere.save(session)
-    before = anywhere._before
+    before = anywhere._shelf._before
     rival = Store(anywhere.url)
 
     def looked(record):
         found = before(record)
-        monkeypatch.setattr(anywhere, "_before", before)
-        if isinstance(anywhere._files, LocalFiles):  # the lock of the first would be waited for
-            monkeypatch.setattr(rival._files, "locked", lambda folder: open(os.devnull))
+        monkeypatch.setattr(anywhere._shelf, "_before", before)
+        if isinstance(anywhere._shelf.files, LocalFiles):  # the lock of the first would be waited for
+            monkeypatch.setattr(rival._shelf.files, "locked", lambda folder: open(os.devnull))
         rival.save(saved.append(TWO))
         return found
 
-    monkeypatch.setattr(anywhere, "_before", looked)
+    monkeypatch.setattr(anywhere._shelf, "_before", looked)
     with pytest.raises(Conflict):
         anywhere.save(saved.append(ONE))
-    names = anywhere._files.names("default/whales")
+    names = anywhere._shelf.files.names("default/whales")
     assert sum(name.endswith(".json") for name in names) == 2
     assert rival.open("whales", session.runner).documents[0].text == TWO
-    parts = {p.file for v in (1, 2) for p in rival._record("whales", v).parts.values()}
+    parts = {p.file for v in (1, 2) for p in rival._shelf.record("whales", v).parts.values()}
     assert {name for name in names if name.endswith(".part")} == parts  # nothing is left of the other
 
 
@@ -381,11 +381,11 @@ def test_a_store_that_cannot_be_reached_is_an_error(runner):
 
     store.create("a", runner)
     for name in ("ls", "cat_file", "pipe_file"):
-        whole = getattr(store._files.fs, name)
-        setattr(store._files.fs, name, lost)
+        whole = getattr(store._shelf.files.fs, name)
+        setattr(store._shelf.files.fs, name, lost)
         with pytest.raises(ValueError, match="memory://lost: the network is gone"):
             store.save(store.open("a", runner))
-        setattr(store._files.fs, name, whole)
+        setattr(store._shelf.files.fs, name, whole)
     assert store.open("a", runner).version == 1
 
 

@@ -56,7 +56,7 @@ def test_a_writer_that_dies_between_any_two_changes(url, runner, tmp_path):
     while not ended:
         place = tmp_path / str(number) if url == "local" else f"memory://{tmp_path.name}/{number}"
         writer, store = Store(place), Store(place)
-        writer._files, count = dies_at(writer._files, number)
+        writer._shelf.files, count = dies_at(writer._shelf.files, number)
         acknowledged, allowed = None, [None]
         try:
             allowed = [None, ([], 0)]
@@ -81,13 +81,15 @@ def test_a_writer_that_dies_between_any_two_changes(url, runner, tmp_path):
         else:
             again = store.save(store.open("whales", runner).append("More."))
         again = store.save(again.append("And more."))
-        names = store._files.names("default/whales")
+        names = store._shelf.files.names("default/whales")
         used = {
-            part.file for v in store._versions("whales") for part in store._record("whales", v).parts.values()
+            part.file
+            for v in store._shelf.versions("whales")
+            for part in store._shelf.record("whales", v).parts.values()
         }
         assert {one for one in names if one.endswith(".part")} == used and len(names) == len(used) + 2
         store.delete("whales")
-        assert store._files.names("default/whales") == []
+        assert store._shelf.files.names("default/whales") == []
         number += 1
     assert number > 12 and count[0] < number
 
@@ -137,7 +139,7 @@ def test_of_many_processes_that_save_a_version_one_succeeds(store, session, runn
         told = ended(in_children(6, save))
         assert sorted(told) == ["conflict"] * 5 + ["saved"]
         assert store.open(f"s{round}", runner).version == 2
-        assert len(store._files.names(f"default/s{round}")) == 5  # two manifests, two memories, a text
+        assert len(store._shelf.files.names(f"default/s{round}")) == 5  # two manifests, two memories, a text
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -186,7 +188,7 @@ def test_killed_at_any_moment(store, session, runner):
         assert now.version in (last, last + 1)
         now = store.save(now.append("Somebody else."))
         assert (
-            len(store._files.names("default/whales")) <= 4 + now.version
+            len(store._shelf.files.names("default/whales")) <= 4 + now.version
         )  # two versions, texts, no leftovers
         left = [p.name for p in (Path(store.url) / "default/whales").iterdir() if p.name.startswith(".")]
         assert left == []

@@ -190,7 +190,8 @@ class Books:
         text = None if passage.ids is None else self.tokenizer.decode(passage.ids, skip_special_tokens=True)
         found = self._places.of(passage.segment, self.model.segment_length)
         if found is None:
-            return Found(passage.weight, passage.segment, text, None, spans[passage.segment])
+            span = spans[passage.segment]
+            return Found(passage.weight, passage.segment, text, None, span, read_again=passage.read_again)
         document = self.documents[found[0]]
         return Found.at(passage, found[1], text, *document)
 

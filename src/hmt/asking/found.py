@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hmt.asking.places import Place
@@ -29,6 +29,7 @@ class Found:
         line: of the document that the passage begins in, counted from 1; None where it is not known.
         section: the page or section that it stands in; None where the document has none.
         document: of a session, the id of the document.
+        read_again: whether the model reads it again before it answers.
     """
 
     weight: float
@@ -40,6 +41,7 @@ class Found:
     line: int | None = None
     section: str | None = None
     document: str | None = None
+    read_again: bool = False
 
     @classmethod
     def at(
@@ -57,18 +59,20 @@ class Found:
             passage: with `weight` and `segment`. decoded: its text, as its tokens say it.
             name, text, marks: of the document; text is None where it was not kept.
         """
+        known = cls(passage.weight, passage.segment, decoded, name, place.tokens)
+        known = replace(known, read_again=bool(getattr(passage, "read_again", False)))
         begin, end = place.characters or (None, None)
         if begin is None:
-            return cls(passage.weight, passage.segment, decoded, name, place.tokens)
+            return known
         if text is None:
             label = label_at(marks, begin)
             characters = None if end is None else (begin, end)
-            return cls(passage.weight, passage.segment, decoded, name, place.tokens, characters, None, label)
+            return replace(known, characters=characters, section=label)
         characters = begin, len(text) if end is None else end
         said = text[slice(*characters)]  # a token may be half a character
         line = text.count("\n", 0, begin + len(said) - len(said.lstrip())) + 1
         label = label_between(marks, *characters)
-        return cls(passage.weight, passage.segment, said, name, place.tokens, characters, line, label)
+        return replace(known, text=said, characters=characters, line=line, section=label)
 
     @property
     def where(self) -> str:

@@ -52,6 +52,11 @@ COMMANDS = {
         'hmt recall book.txt "the captain of the ship"',
         'hmt recall book.hmt "the captain of the ship" --model run --top 10 --json',
     ],
+    "serve": [
+        "hmt serve",
+        "hmt serve run --port 9000 --store s3://bucket/memories --keys keys.json --host 0.0.0.0",
+    ],
+    "keys": ["hmt keys add keys.json --name ada", "hmt keys list keys.json"],
     "memory": ["hmt memory info book.hmt", "hmt memory info book.hmt --json"],
     "eval": [
         "hmt eval run --data held-out/ --output results",

@@ -168,7 +168,10 @@ class Memory(Cache):
 
     @staticmethod
     def cat(memories: list[Memory]) -> Memory:
-        """One memory whose streams are those of `memories`. ValueError if these are of different models."""
+        """One memory whose streams are those of `memories`. ValueError if these are of different models.
+
+        What has been run of their open segments goes with them where it can (`OpenSegment.cat`).
+        """
         first, *others = (memory.identity.fingerprint for memory in memories)
         if not all(first.same(other) for other in others):
             raise ValueError("memories of different models cannot share a batch")
@@ -177,6 +180,9 @@ class Memory(Cache):
             torch.cat([memory.open_ids for memory in memories]),
             torch.cat([memory.open_lengths for memory in memories]),
         )
+        opened = [memory.open for memory in memories]
+        if all(one is not None for one in opened):
+            together.open = opened[0].cat(opened)
         every = all(memory.returned for memory in memories)
         together.returned = [row for memory in memories for row in memory.returned] if every else []
         return together

@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import StaticCache
+from torch.nn.functional import pad
+from transformers import DynamicCache, StaticCache
+from transformers.cache_utils import DynamicLayer
 
 from hmt import backbone as bb
 from hmt.memory.state import MemoryState
@@ -115,6 +117,60 @@ class OpenSegment:
         self.starts = [[starts[row] for row in rows] for starts in self.starts]
         return True
 
+    @classmethod
+    def cat(cls, segments: Sequence[OpenSegment]) -> OpenSegment | None:
+        """One open segment whose rows are those of several, on one cache, padded on the left.
+
+        None where that cannot be, and the rows must be laid out anew: where something is still to be run or
+        to be decided inside a segment, and where a cache holds more than keys and values of its own.
+        """
+        first = segments[0]
+        if not all(one._joins(first) for one in segments):
+            return None
+        parts = [_cat([one.parts[place] for one in segments]) for place in range(len(first.parts))]
+        if any(part is None for part in parts):
+            return None
+        longest = max(one.ran for one in segments)
+        ragged = any(one.mask is not None or one.ran < longest for one in segments)
+        cache = DynamicCache()
+        for layer in range(len(first.cache.layers)):
+            held = [(one.cache.layers[layer], longest - one.ran) for one in segments]
+            cache.update(
+                torch.cat([pad(kept.keys, (0, 0, missing, 0)) for kept, missing in held]),
+                torch.cat([pad(kept.values, (0, 0, missing, 0)) for kept, missing in held]),
+                layer,
+            )
+        masks = []
+        for one in segments if ragged else ():
+            here = one.mask
+            if here is None:
+                here = torch.ones(len(one.at), one.ran, dtype=torch.long, device=cache.layers[0].keys.device)
+            masks.append(pad(here, (longest - one.ran, 0)))
+        together = {
+            name: torch.cat([getattr(one.layout, name) for one in segments])
+            if all(getattr(one.layout, name) is not None for one in segments)
+            else None
+            for name in ("recall", "query")
+        }
+        return cls(
+            Layout((), **together),
+            [part for part in parts if part is not None],
+            [at for one in segments for at in one.at],
+            cache=cache,
+            mask=torch.cat(masks) if masks else None,
+            ran=longest,
+            encoded=None if first.encoded is None else torch.cat([one.encoded for one in segments]),
+        )
+
+    def _joins(self, other: OpenSegment) -> bool:
+        """Whether it is a plain KV cache at the same place of a layout as `other`."""
+        plain = isinstance(self.cache, DynamicCache) and all(
+            type(layer) is DynamicLayer for layer in self.cache.layers
+        )
+        waits = self.blocks or self.hidden or self.kept or self.base or not self.settled
+        like = len(self.parts) == len(other.parts) and (self.encoded is None) == (other.encoded is None)
+        return plain and not waits and like and self.length is None
+
     def outputs_at_tokens(self, length: int) -> Tensor | None:
         """What was recorded of a whole segment, [B, L, d]; in rows that are shorter, anything beyond them."""
         if not self.hidden:
@@ -140,6 +196,18 @@ def _select(part: Part | Block, pick: Any) -> Part | Block:
     if isinstance(part, Ids):
         return Ids(pick(part.ids), pick(part.lengths))
     return Probe(pick(part.vectors), part.then) if isinstance(part, Probe) else part
+
+
+def _cat(parts: Sequence[Part | Block]) -> Part | Block | None:
+    """The rows of a part of several layouts one below the other; None where they are different parts."""
+    first = parts[0]
+    if isinstance(first, Tokens):
+        return first if all(part == first for part in parts) else None
+    if isinstance(first, Embeds) and all(
+        isinstance(part, Embeds) and part.keep == first.keep for part in parts
+    ):
+        return Embeds(torch.cat([part.vectors for part in parts]), first.keep)  # type: ignore[union-attr]
+    return None
 
 
 def embed_parts(model: Runner, parts: Sequence[Part], tokens: Tensor) -> tuple[list[Part | Block], Tensor]:

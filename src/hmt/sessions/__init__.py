@@ -14,7 +14,9 @@ from hmt.sessions.documents import Remembered, Turn
 from hmt.sessions.names import check_name
 from hmt.sessions.runner import DirectRunner, Options, Runner
 from hmt.sessions.session import Session
-from hmt.sessions.store import Conflict, Damaged, Limits, Missing, Store, Stored, default_url
+from hmt.sessions.shelf import Conflict, Damaged, Full, Limits, Missing, Stored
+from hmt.sessions.steps import Step, append_steps, asked, with_turn
+from hmt.sessions.store import Store, default_url
 
 __all__ = [
     "Answer",
@@ -23,15 +25,20 @@ __all__ = [
     "DirectRunner",
     "Document",
     "Found",
+    "Full",
     "Limits",
     "Missing",
     "Options",
     "Remembered",
     "Runner",
     "Session",
+    "Step",
     "Store",
     "Stored",
     "Turn",
+    "append_steps",
+    "asked",
     "check_name",
     "default_url",
+    "with_turn",
 ]

@@ -165,8 +165,9 @@ def _without_texts(turn: Turn, kept: set[str]) -> Turn:
 def _with_texts(turn: Turn, texts: Mapping[str, str]) -> Turn:
     passages: list[Found] = []
     for one in turn.passages:
-        if one.text is None and one.document in texts and one.characters:
-            one = replace(one, text=texts[one.document][slice(*one.characters)])
+        text = texts.get(one.document or "")
+        if one.text is None and text is not None and one.characters:
+            one = replace(one, text=text[slice(*one.characters)])
         passages.append(one)
     return replace(turn, passages=tuple(passages))
 

@@ -47,6 +47,7 @@ KINDS = {
     "result of hmt eval": rb'\{\s*"format": \d+,\s*"(readers|title)":',
     "result of hmt bench": rb'\{\s*"setup": \{\s*"command":',
     "session file": rb"hmt-session\n",
+    "file of API keys": rb'\{\s*"format": "hmt-keys"',
     "recipe": rb'\{\s*"stages": \[',
     "task of the harness": rb'include: .*hmt\.evaluation\.harness',
 }  # fmt: skip
