@@ -27,6 +27,7 @@ from hidden_facts import (
     NEEDLE_QUESTION,
     TASKS,
     Books,
+    Story,
     cut,
     encode,
     hide,
@@ -61,8 +62,11 @@ def samples(args: argparse.Namespace) -> None:
     books = Books(args.books, tokenizer, args.seed)
     header, end = answer_header(tokenizer), [tokenizer.eos_token_id]
     of_task = {task: stories(args.babi, task, "train") for task in SHARES if task != "needle"}
-    length, most = FIELDS["segment_length"], FIELDS["passages"]
-    kinds = [kind for kind, share in SHARES.items() for _ in range(round(share * args.samples))]
+    length, most = FIELDS["segment_length"], args.passages
+    if args.contested:
+        of_task = {task: list(filter(contested, found)) for task, found in of_task.items()}
+    shares = dict(one.split("=") for one in args.share) if args.share else SHARES
+    kinds = [kind for kind, share in shares.items() for _ in range(round(float(share) * args.samples))]
     rng.shuffle(kinds)
     args.to.mkdir(parents=True, exist_ok=True)
     with (args.to / "samples.jsonl").open("w") as file:
@@ -102,6 +106,15 @@ def samples(args: argparse.Namespace) -> None:
             if done % 500 == 0:
                 print(done, kind, question, answer, len(made["input_ids"]), flush=True)
     print(f"{len(kinds)} samples: {dict(Counter(kinds))}")
+
+
+def contested(story: Story) -> bool:
+    """Whether an earlier fact would give another answer: who was asked for was elsewhere before."""
+    if story.task != "qa1":
+        return True
+    person = story.question.rstrip("?").split()[-1]
+    earlier = [fact for fact in story.facts[: story.support[-1]] if fact.startswith(person)]
+    return bool(earlier) and story.answer not in earlier[-1]
 
 
 def needles(background: list[list[int]], tokenizer: Any, rng: random.Random) -> tuple[list[str], str, str]:
@@ -345,9 +358,12 @@ def evaluate(args: argparse.Namespace) -> None:
     examples = []
     for length in args.lengths:
         for task in args.tasks:
-            everything = stories(args.babi, task, "test")
-            items = [everything[i] for i in chosen[task][: args.each]]
+            everything = stories(args.babi, task, args.split)
             rng = random.Random(f"{args.seed} {task} {length}")
+            if args.split == "test":
+                items = [everything[i] for i in chosen[task][: args.each]]
+            else:
+                items = rng.sample(everything, args.each)
             made = [texts.hidden(list(story.facts), length, rng) for story in items]
             for row in args.rows:
                 choose_by(model, row, args, key)
@@ -400,7 +416,7 @@ def wilson(hits: int, number: int, z: float = 1.96) -> list[float]:
 def write(args: argparse.Namespace, results: dict[str, Any], examples: list[Any]) -> None:
     """The results file, if one is asked for."""
     if args.output:
-        names = ("lengths", "tasks", "rows", "each", "passages", "lexical", "recency", "seed")
+        names = ("lengths", "tasks", "rows", "each", "passages", "lexical", "recency", "split", "seed")
         settings = {name: getattr(args, name) for name in names} | {"books": args.books.name}
         found = {"run": run_facts(args.seed), "settings": settings, "results": results, "examples": examples}
         write_atomically(args.output, (json.dumps(found, indent=1) + "\n").encode())
@@ -425,6 +441,8 @@ def main() -> None:
     parser.add_argument("--books", type=Path, help="JSON lines with a field text, xz")
     parser.add_argument("--run", type=Path, help="what was trained, or a checkpoint of it; WORK/run")
     parser.add_argument("--samples", type=int, default=1600)
+    parser.add_argument("--share", nargs="+", help="of the samples, such as qa1=0.6 qa5=0.4")
+    parser.add_argument("--contested", action="store_true", help="only qa1 stories whose order counts")
     parser.add_argument("--steps", type=int, default=RECIPE.stages[0].steps)
     parser.add_argument("--tokens", type=int, default=300_000, help="of books, for recall")
     parser.add_argument("--texts", type=int, default=600, help="with facts, for recall")
@@ -438,6 +456,7 @@ def main() -> None:
     parser.add_argument("--recency", type=float, default=FIELDS["recency"])
     parser.add_argument("--grid-lexical", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0])
     parser.add_argument("--grid-recency", type=float, nargs="+", default=[0.0, 1.0, 2.0, 4.0])
+    parser.add_argument("--split", choices=["train", "test"], default="test", help="of bAbI")
     parser.add_argument("--rows", nargs="+", default=["exact recall"], choices=ROWS)
     parser.add_argument("--batch", type=int, default=10, help="questions answered side by side")
     parser.add_argument("--tokens-said", type=int, default=28, help="of an answer, at most")
