@@ -1,7 +1,22 @@
 """BABILong: bAbI facts hidden in books, questions about them, and what it takes to answer at any length.
 
-python benchmarks/babilong.py samples --babi BABI --books TRAIN.jsonl.xz --to WORK
-python benchmarks/babilong.py train --to WORK
+samples: bAbI's training stories in books of pg19 train, cut into segments that end where sentences do; a
+training sample is the last segments that hold facts, the question, and an answer that quotes the facts it
+follows from. recall: W_q and W_k learn to tell segments with facts from all others, on embeddings that are
+computed once. train: the adapter of the model that comes with the library is trained on
+(`recipes/babilong.json`; a second time on stories whose order counts). tune: how often what is needed is
+found, for weights of BM25 and recency, on stories of train. evaluate: questions of test, in the order of
+BABILong's own list, about texts that are made of test books, of any length.
+
+    python benchmarks/babilong.py samples --babi BABI --books TRAIN.jsonl.xz --to WORK
+    python benchmarks/babilong.py recall --babi BABI --books TRAIN.jsonl.xz --to WORK
+    python benchmarks/babilong.py train --to WORK
+    python benchmarks/babilong.py samples --babi BABI --books TRAIN.jsonl.xz --to WORK2 --samples 640 ...
+        --seed 5 --contested --passages 6 --share qa1=0.62 qa5=0.2 qa4=0.12 needle=0.06
+    cp WORK/recall.pt WORK2
+    python benchmarks/babilong.py train --to WORK2 --run WORK/run --passages 6 --steps 60
+    python benchmarks/babilong.py tune --babi BABI --books VALID.jsonl.xz --to WORK
+    python benchmarks/babilong.py evaluate --babi BABI --books TEST.jsonl.xz --to WORK --run WORK2/run ...
 """
 
 from __future__ import annotations
@@ -356,52 +371,57 @@ def evaluate(args: argparse.Namespace) -> None:
     chosen = json.loads((args.babi / "babilong_test_100_idxs.json").read_text())
     results: dict[str, Any] = {}
     examples = []
-    for length in args.lengths:
-        for task in args.tasks:
-            everything = stories(args.babi, task, args.split)
-            rng = random.Random(f"{args.seed} {task} {length}")
-            if args.split == "test":
-                items = [everything[i] for i in chosen[task][: args.each]]
-            else:
-                items = rng.sample(everything, args.each)
-            made = [texts.hidden(list(story.facts), length, rng) for story in items]
-            for row in args.rows:
-                choose_by(model, row, args, key)
-                sources = made
-                if row == "oracle":
-                    sources = [
-                        given(text, encode(tokenizer, list(story.facts)), story.support, args.passages)
-                        for text, story in zip(made, items, strict=True)
-                    ]
-                elif row == "none":
-                    sources = [[texts.book[0][:16]] for _ in items]
-                hits, right = [], []
-                for start in range(0, len(items), args.batch):
-                    part = slice(start, start + args.batch)
-                    asked = texts.ask(sources[part], [story.question for story in items[part]])
-                    again = model.recalled(asked, top=args.passages)
-                    said = texts.answer(asked, args.tokens_said)
-                    for story, passages, answer in zip(items[part], again, said, strict=True):
-                        needed = encode(tokenizer, [story.facts[i] for i in story.support])
-                        hits.append(stands(needed, passages))
-                        last = answer.split("Answer:")[-1].strip().strip(".").lower()
-                        right.append(last == story.answer.lower())
-                    if start == 0 and row == "exact recall":
-                        examples += [[length, items[0].question, said[0], items[0].answer]]
-                results[f"{task} {length} {row}"] = {
-                    "questions": len(right),
-                    "found": float(np.mean(hits)),
-                    "right": float(np.mean(right)),
-                    "interval": wilson(sum(right), len(right)),
-                }
-                print(
-                    task,
-                    length,
-                    row,
-                    results[f"{task} {length} {row}"],
-                    time.strftime("%H:%M:%S"),
-                    flush=True,
-                )
+    plan = [one.split(":") for one in args.plan] or [
+        [task, str(length), str(args.each), ",".join(args.rows)]
+        for length in args.lengths
+        for task in args.tasks
+    ]
+    for task, size, each, named in plan:
+        length, number_asked, rows = int(size), int(each), named.split(",")
+        everything = stories(args.babi, task, args.split)
+        rng = random.Random(f"{args.seed} {task} {length}")
+        if args.split == "test":
+            items = [everything[i] for i in chosen[task][:number_asked]]
+        else:
+            items = rng.sample(everything, number_asked)
+        made = [texts.hidden(list(story.facts), length, rng) for story in items]
+        for row in rows:
+            choose_by(model, row, args, key)
+            sources = made
+            if row == "oracle":
+                sources = [
+                    given(text, encode(tokenizer, list(story.facts)), story.support, args.passages)
+                    for text, story in zip(made, items, strict=True)
+                ]
+            elif row == "none":
+                sources = [[texts.book[0][:16]] for _ in items]
+            hits, right = [], []
+            for start in range(0, len(items), args.batch):
+                part = slice(start, start + args.batch)
+                asked = texts.ask(sources[part], [story.question for story in items[part]])
+                again = model.recalled(asked, top=args.passages)
+                said = texts.answer(asked, args.tokens_said)
+                for story, passages, answer in zip(items[part], again, said, strict=True):
+                    needed = encode(tokenizer, [story.facts[i] for i in story.support])
+                    hits.append(stands(needed, passages))
+                    last = answer.split("Answer:")[-1].strip().strip(".").lower()
+                    right.append(last == story.answer.lower())
+                if start == 0 and row == "exact recall":
+                    examples += [[length, items[0].question, said[0], items[0].answer]]
+            results[f"{task} {length} {row}"] = {
+                "questions": len(right),
+                "found": float(np.mean(hits)),
+                "right": float(np.mean(right)),
+                "interval": wilson(sum(right), len(right)),
+            }
+            print(
+                task,
+                length,
+                row,
+                results[f"{task} {length} {row}"],
+                time.strftime("%H:%M:%S"),
+                flush=True,
+            )
         write(args, results, examples)
     write(args, results, examples)
 
@@ -416,7 +436,18 @@ def wilson(hits: int, number: int, z: float = 1.96) -> list[float]:
 def write(args: argparse.Namespace, results: dict[str, Any], examples: list[Any]) -> None:
     """The results file, if one is asked for."""
     if args.output:
-        names = ("lengths", "tasks", "rows", "each", "passages", "lexical", "recency", "split", "seed")
+        names = (
+            "plan",
+            "lengths",
+            "tasks",
+            "rows",
+            "each",
+            "passages",
+            "lexical",
+            "recency",
+            "split",
+            "seed",
+        )
         settings = {name: getattr(args, name) for name in names} | {"books": args.books.name}
         found = {"run": run_facts(args.seed), "settings": settings, "results": results, "examples": examples}
         write_atomically(args.output, (json.dumps(found, indent=1) + "\n").encode())
@@ -458,6 +489,9 @@ def main() -> None:
     parser.add_argument("--grid-recency", type=float, nargs="+", default=[0.0, 1.0, 2.0, 4.0])
     parser.add_argument("--split", choices=["train", "test"], default="test", help="of bAbI")
     parser.add_argument("--rows", nargs="+", default=["exact recall"], choices=ROWS)
+    parser.add_argument(
+        "--plan", nargs="+", default=[], help="instead: task:length:questions:row,row ... one after another"
+    )
     parser.add_argument("--batch", type=int, default=10, help="questions answered side by side")
     parser.add_argument("--tokens-said", type=int, default=28, help="of an answer, at most")
     parser.add_argument("--output", type=Path)

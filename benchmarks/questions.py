@@ -171,7 +171,7 @@ def books(asker: Asker, args: argparse.Namespace) -> Iterator[Asked]:
             by_kind[sample["kind"]].append(sample)
         chosen = [s for found in by_kind.values() for s in rng.sample(found, min(args.each, len(found)))]
         started = time.perf_counter()
-        memory = model.read(torch.tensor(ids))
+        memory = model.read(torch.tensor(ids)) if args.readers != ["minilm"] else None
         seconds = time.perf_counter() - started
         print(f"{record.get('title')}: {len(ids):,} tokens read at {len(ids) / seconds:,.0f}/s", flush=True)
         for reader in args.readers:
@@ -194,7 +194,13 @@ def books(asker: Asker, args: argparse.Namespace) -> Iterator[Asked]:
                 elif reader == "minilm":
                     ranked = others[reader].ranked(sample["question"], 4)
                     best = sorted(ranked[: asker.config.passages])
-                    source = model.read(torch.tensor(sum((others[reader].segments[i] for i in best), [])))
+                    kept = sum((others[reader].segments[i] for i in best), [])
+                    if not args.tokens:  # only what is found
+                        hits = [segment == sample["segment"] for segment in ranked]
+                        found_ = tokenizer.decode(kept)
+                        yield sample["kind"], number, reader, "", [sample["answer"]], found_, hits
+                        continue
+                    source = model.read(torch.tensor(kept))
                 said, shown, found = asker.answer(source, sample["question"], 4)
                 ranked = found if ranked is None else ranked
                 hits = [segment == sample["segment"] for segment in ranked[:4]]
@@ -274,7 +280,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=20, help="hidden in each book")
     parser.add_argument("--each", type=int, default=6, help="questions of each kind and book")
     parser.add_argument("--items", type=int, default=50, help="of each set of paragraphs")
-    parser.add_argument("--tokens", type=int, default=16, help="of an answer, at most")
+    parser.add_argument("--tokens", type=int, default=16, help="of an answer, at most (minilm: 0)")
     parser.add_argument("--readers", nargs="+", choices=[*READERS, *OTHERS])
     parser.add_argument("--minilm", type=Path, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--output", type=Path)
