@@ -22,6 +22,7 @@ from hmt.sessions import (
     Session,
     Store,
     default_url,
+    export_session,
 )
 from hmt.sessions import record as records
 from hmt.sessions.places import LocalFiles
@@ -159,14 +160,14 @@ def test_a_fork_and_an_import_are_sessions_of_their_own(anywhere, session, runne
     anywhere.import_(tmp_path / "copy.session", "third")
     third = anywhere.open("third", runner)
     assert third.documents == now.documents and third.version == 1
-    now.export(tmp_path / "fourth.session")  # without a store
+    export_session(now, tmp_path / "fourth.session")  # without a store
     assert Store(tmp_path / "elsewhere").import_(tmp_path / "fourth.session").name == "whales"
     for name in ("copy", "third"):
         with pytest.raises(Conflict, match=f"there is a session {name} already"):
             anywhere.import_(tmp_path / "copy.session", name)
     (tmp_path / "book.txt").write_text("a book")
     with pytest.raises(ValueError, match="is there and is no session file"):
-        now.export(tmp_path / "book.txt")
+        export_session(now, tmp_path / "book.txt")
     with pytest.raises(Damaged, match="book.txt is no session file"):
         anywhere.import_(tmp_path / "book.txt")
 

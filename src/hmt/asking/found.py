@@ -51,13 +51,14 @@ class Found:
         decoded: str | None,
         name: str,
         text: str | None,
-        marks: Sequence[Mark],
+        marks: Sequence[Mark] = (),
+        lined: bool = True,
     ) -> Found:
         """A passage that stands at `place` in a document.
 
         Args:
             passage: with `weight` and `segment`. decoded: its text, as its tokens say it.
-            name, text, marks: of the document; text is None where it was not kept.
+            name, text, marks, lined: of the document; text is None where it was not kept.
         """
         known = cls(passage.weight, passage.segment, decoded, name, place.tokens)
         known = replace(known, read_again=bool(getattr(passage, "read_again", False)))
@@ -70,7 +71,7 @@ class Found:
             return replace(known, characters=characters, section=label)
         characters = begin, len(text) if end is None else end
         said = text[slice(*characters)]  # a token may be half a character
-        line = text.count("\n", 0, begin + len(said) - len(said.lstrip())) + 1
+        line = text.count("\n", 0, begin + len(said) - len(said.lstrip())) + 1 if lined else None
         label = label_between(marks, *characters)
         return replace(known, text=said, characters=characters, line=line, section=label)
 
@@ -80,9 +81,8 @@ class Found:
         span = f"tokens {self.tokens[0]:,}-{self.tokens[1] - 1:,}"
         if self.file is None:
             return span
-        if self.section is not None:  # lines of what was taken out of a PDF are nobody's
-            return f"{self.file}, {self.section}, {span}"
-        return f"{self.file}:{self.line}, {span}" if self.line is not None else f"{self.file}, {span}"
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return ", ".join(filter(None, (place, self.section, span)))
 
     def context(self, question: str, width: int = 160) -> str:
         """About `width` characters of the text on one line, those that share most with the question.

@@ -13,12 +13,15 @@ from hmt.data.marks import Mark
 class Document(NamedTuple):
     """A text that is read from its first segment to its last; the next one begins a segment of its own.
 
-    marks: where its pages or sections begin, in order.
+    Attributes:
+        marks: where its pages or sections begin, in order.
+        lined: whether its lines are those of a file.
     """
 
     name: str
     text: str
     marks: tuple[Mark, ...] = ()
+    lined: bool = True
 
 
 @dataclass(frozen=True)

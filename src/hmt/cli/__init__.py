@@ -52,11 +52,18 @@ COMMANDS = {
         'hmt recall book.txt "the captain of the ship"',
         'hmt recall book.hmt "the captain of the ship" --model run --top 10 --json',
     ],
+    "chat": [
+        "hmt chat --session whales --read moby.pdf",
+        "hmt chat run --session whales --store s3://bucket/sessions",
+        "hmt chat --read notes.md --remember --temperature 0.7",
+    ],
+    "sessions": ["hmt sessions list", "hmt sessions show whales", "hmt sessions delete whales"],
     "serve": [
         "hmt serve",
         "hmt serve run --port 9000 --store s3://bucket/memories --keys keys.json --host 0.0.0.0",
     ],
     "keys": ["hmt keys add keys.json --name ada", "hmt keys list keys.json"],
+    "mcp": ["hmt mcp", "hmt mcp run --files notes/ --store s3://bucket/memories"],
     "memory": ["hmt memory info book.hmt", "hmt memory info book.hmt --json"],
     "eval": [
         "hmt eval run --data held-out/ --output results",

@@ -70,14 +70,18 @@ def command(
     _log()
     services = app.state.services
     port = place.getsockname()[1]
-    typer.echo(f"{services.model_id} at {address(host, port)} (API: {address(host, port)}/v1)", err=True)
-    typer.echo(f"memories in {services.url}", err=True)
-    if known is not None:
-        typer.echo(f"keys in {keys}: {len(known.list())}", err=True)
-    elif not is_loopback(host):
-        typer.echo("no keys: anybody who reaches this address reads and changes all memories", err=True)
+
+    def listens() -> None:
+        typer.echo(f"memories in {services.url}", err=True)
+        if known is not None:
+            typer.echo(f"keys in {keys}: {len(known.list())}", err=True)
+        elif not is_loopback(host):
+            typer.echo("no keys: anybody who reaches this address reads and changes all memories", err=True)
+        here = address(host, port)
+        typer.echo(f"{services.model_id} at {here} (API: {here}/v1)", err=True)
+
     try:
-        Server(app, host, port, settings).run([place])
+        Server(app, host, port, settings, listens).run([place])
     except (KeyboardInterrupt, Stopped):  # uvicorn raises the signal again when all is done
         pass
     typer.echo("stopped; all memories are saved", err=True)
@@ -86,8 +90,8 @@ def command(
 def _serving() -> Any:
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ValueError(f'hmt serve needs {error.name}: pip install "hmt-lm[serve]"') from None

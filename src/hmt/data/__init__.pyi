@@ -3,6 +3,8 @@ from .collate import SegmentCollator as SegmentCollator
 from .documents import document_pieces as document_pieces
 from .documents import load_documents as load_documents
 from .documents import named_texts as named_texts
+from .extract import Extracted as Extracted
+from .extract import extract as extract
 from .files import read_text as read_text
 from .key_value import KeyValueDataset as KeyValueDataset
 from .key_value import KeyValueTask as KeyValueTask

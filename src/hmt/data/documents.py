@@ -8,12 +8,13 @@ import re
 import stat
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from hmt.data.extract import EXTRACTED, Unreadable, extract
 from hmt.data.files import (
     COMPRESSED,
     RECORDS,
@@ -28,6 +29,7 @@ from hmt.data.files import (
     record_text,
     text_pieces,
 )
+from hmt.data.marks import Mark
 from hmt.util.cache import cache_directory, digest
 from hmt.util.files import is_url, size_of, version_of
 
@@ -46,6 +48,15 @@ class _File(NamedTuple):
     name: str  # of its document, for a text file
     required: bool  # named by the user, rather than found in a folder
     size: int | None = None  # bytes; None of what can be read once: pipes and stdin
+
+
+class NamedText(NamedTuple):
+    """A document. Attributes: marks, lined: as of `Extracted`."""
+
+    name: str
+    text: str
+    marks: tuple[Mark, ...] = ()
+    lined: bool = True
 
 
 def load_documents(
@@ -131,15 +142,36 @@ def named_texts(
     text_field: str = "text",
     encoding: str = "utf-8",
     errors: str = "strict",
-) -> Iterator[tuple[str, str]]:
-    """(name, text) of the documents of files, one after another, each whole.
+) -> Iterator[NamedText]:
+    """The documents of files, one after another, each whole; PDF, EPUB, DOCX and HTML, too (`extract`).
 
     Text files are named by their path, records as `load_documents` names them. Arguments and errors as there,
-    without the hub. Nothing is kept on disk.
+    without the hub. Of a folder, files of these formats that cannot be read are left out with a warning.
+    Nothing is kept on disk.
     """
     check_encoding(encoding, errors)
-    for file, name, text in _texts(_all_files(source), text_field, encoding, errors):
-        yield name if file_kind(file.path) in RECORDS else file.path, text
+    files, found, empty = _all_files(source, EXTRACTED), False, list[str]()
+    for file in files:
+        with _skipping(file, empty):
+            for one in _marked(file, text_field, encoding, errors):
+                found = True
+                yield one
+    _tell_empty(files, empty, found)
+
+
+def _marked(file: _File, text_field: str, encoding: str, errors: str) -> Iterator[NamedText]:
+    if file_kind(file.path) in RECORDS:
+        for name, text in _read_file(file, text_field, encoding, errors):
+            yield NamedText(name, text)
+        return
+    try:
+        found = extract(file.path, encoding=encoding, errors=errors)
+    except Unreadable as error:
+        if file.required:
+            raise
+        logger.warning("Left out: %s", error)
+        return
+    yield NamedText(file.path, found.text, found.marks, found.lined)
 
 
 def _pieces_of(
@@ -156,9 +188,12 @@ def _pieces_of(
         first = False
 
 
-def _all_files(source: str | os.PathLike | Sequence[str | os.PathLike]) -> list[_File]:
+def _all_files(
+    source: str | os.PathLike | Sequence[str | os.PathLike], more: Collection[str] = ()
+) -> list[_File]:
+    """The files of sources. more: suffixes that are looked for in folders beside those of text."""
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
-    files = [file for item in sources for file in _find_files(item)]
+    files = [file for item in sources for file in _find_files(item, more)]
     if not files:
         raise ValueError("There are no files to load: the list of sources is empty.")
     return files
@@ -210,14 +245,14 @@ def _load_hub(path: str, config: str | None, *, split: str, text_field: str, lim
     return documents
 
 
-def _find_files(source: str | os.PathLike) -> list[_File]:
+def _find_files(source: str | os.PathLike, more: Collection[str]) -> list[_File]:
     if str(source) == "-":
         return [_File("-", "stdin", required=True)]
     if is_url(source):
         return [_File(str(source), Path(str(source)).name, required=True, size=size_of(source))]
     path = Path(source).expanduser()
     if path.is_dir():
-        return _find_in_folder(path)
+        return _find_in_folder(path, more)
     if not path.exists():
         raise ValueError(
             f"{path} does not exist. Name a file or a folder; training and evaluation also take a single "
@@ -231,14 +266,14 @@ def _size(path: Path) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def _find_in_folder(folder: Path) -> list[_File]:
+def _find_in_folder(folder: Path, more: Collection[str]) -> list[_File]:
     found: list[_File] = []
     skipped: Counter[str] = Counter()
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts):
         relative = path.relative_to(folder)
         if not path.is_file() or any(part.startswith(".") for part in relative.parts):
             continue
-        if file_kind(path) in TEXT | RECORDS:
+        if file_kind(path) in TEXT | RECORDS | set(more):
             found.append(_File(str(path), relative.as_posix(), required=False, size=_size(path)))
         else:
             skipped[path.suffix or path.name] += 1

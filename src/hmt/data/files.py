@@ -82,29 +82,31 @@ class _Place(NamedTuple):
 
 
 def text_pieces(
-    path: str | os.PathLike,
+    path: str | os.PathLike | bytes,
     encoding: str = "utf-8",
     errors: str = "strict",
     *,
     size: int = 2**20,
     newlines: bool = True,
+    where: Any = None,
 ) -> Iterator[tuple[str, float | None]]:
     """(text, share of the file read so far) in pieces of some `size` bytes, so that any file can be read.
 
     Args:
         path: a file, a pipe or a URL; is decompressed if its name ends in .gz, .bz2 or .xz; "-" is stdin. Of
-            what has no size no share is known.
+            what has no size no share is known. Or the bytes of a file, decompressed.
         encoding: encoding of text files. A byte order mark is removed.
         errors: what to do with undecodable bytes: strict or replace.
         newlines: make all line ends "\\n".
+        where: what errors call it; None: by its path.
 
     ValueError if the file does not exist, is not text in `encoding` (with line, column and byte, or with the
     kind of file that it is), or holds nothing but white space.
     """
     check_encoding(encoding, errors)
-    where = "stdin" if str(path) == "-" else path
+    where = where or ("stdin" if str(path) == "-" else path)
     text, started, read, place = "", False, 0, _Place()
-    with _open(path) as (raw, total), _decompressed(raw, Path(path)) as handle:
+    with opened(path) as (raw, total), _decompressed(raw, path) as handle:
         decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(errors), newlines)
         head = _read(handle, where, max(size, _HEAD))
         refuse_binary(head[:_HEAD], encoding, where)
@@ -163,9 +165,11 @@ def lone_surrogate(text: str) -> int | None:
     return None
 
 
-def read_text(path: str | os.PathLike, encoding: str = "utf-8", errors: str = "strict") -> str:
+def read_text(
+    path: str | os.PathLike | bytes, encoding: str = "utf-8", errors: str = "strict", *, where: Any = None
+) -> str:
     """The whole text of one file; see `text_pieces`."""
-    return "".join(text for text, _ in text_pieces(path, encoding, errors))
+    return "".join(text for text, _ in text_pieces(path, encoding, errors, where=where))
 
 
 def read_records(
@@ -252,8 +256,11 @@ def missing_field(text_field: str, columns: Any, where: str) -> ValueError:
 
 
 @contextmanager
-def _open(path: str | os.PathLike) -> Iterator[tuple[IO[bytes], int]]:
+def opened(path: str | os.PathLike | bytes) -> Iterator[tuple[IO[bytes], int]]:
     """The bytes of a file, a pipe or a URL as they are, and their number (0: not known)."""
+    if isinstance(path, bytes):
+        yield io.BytesIO(path), len(path)
+        return
     if str(path) == "-":
         if sys.stdin is None:
             raise ValueError("stdin is closed; name a file, or send a text: hmt ... - < FILE")
@@ -275,8 +282,8 @@ def _open(path: str | os.PathLike) -> Iterator[tuple[IO[bytes], int]]:
         yield local, found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
-def _decompressed(raw: IO[bytes], path: Path) -> Any:
-    opener = COMPRESSED.get(path.suffix.lower())
+def _decompressed(raw: IO[bytes], path: str | os.PathLike | bytes) -> Any:
+    opener = None if isinstance(path, bytes) else COMPRESSED.get(Path(path).suffix.lower())
     return nullcontext(raw) if opener is None else opener(raw, "rb")
 
 
@@ -332,7 +339,7 @@ def _parquet_records(path: Path | str, text_field: str) -> _Records:
     import pyarrow
     import pyarrow.parquet
 
-    with _open(path) as (raw, _), _decompressed(raw, Path(path)) as handle:
+    with opened(path) as (raw, _), _decompressed(raw, path) as handle:
         # Parquet is read from its end backwards, which a decompressing stream cannot do cheaply.
         whole = handle if handle is raw and handle.seekable() else io.BytesIO(_read(handle, path))
         try:

@@ -139,7 +139,8 @@ class Memory(Cache):
             raise ValueError(
                 "this memory was loaded without its model: Memory.load(path, model=model) knows it"
             )
-        return self.identity.owner.recalled_for(self, text, tokenizer, top)
+        owner: Any = self.identity.owner
+        return owner.recalled_for(self, text, tokenizer, top)
 
     # -- copies and rows ----------------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ class OpenSegment:
         ragged = any(one.mask is not None or one.ran < longest for one in segments)
         cache = DynamicCache()
         for layer in range(len(first.cache.layers)):
-            held = [(one.cache.layers[layer], longest - one.ran) for one in segments]
+            held: list[tuple[Any, int]] = [(one.cache.layers[layer], longest - one.ran) for one in segments]
             cache.update(
                 torch.cat([pad(kept.keys, (0, 0, missing, 0)) for kept, missing in held]),
                 torch.cat([pad(kept.values, (0, 0, missing, 0)) for kept, missing in held]),
@@ -142,16 +142,16 @@ class OpenSegment:
             )
         masks = []
         for one in segments if ragged else ():
-            here = one.mask
-            if here is None:
-                here = torch.ones(len(one.at), one.ran, dtype=torch.long, device=cache.layers[0].keys.device)
-            masks.append(pad(here, (longest - one.ran, 0)))
+            device = one.cache.layers[0].keys.device
+            here = torch.ones(len(one.at), one.ran, dtype=torch.long, device=device)
+            masks.append(pad(here if one.mask is None else one.mask, (longest - one.ran, 0)))
         together = {
             name: torch.cat([getattr(one.layout, name) for one in segments])
             if all(getattr(one.layout, name) is not None for one in segments)
             else None
             for name in ("recall", "query")
         }
+        encoded = [one.encoded for one in segments if one.encoded is not None]
         return cls(
             Layout((), **together),
             [part for part in parts if part is not None],
@@ -159,7 +159,7 @@ class OpenSegment:
             cache=cache,
             mask=torch.cat(masks) if masks else None,
             ran=longest,
-            encoded=None if first.encoded is None else torch.cat([one.encoded for one in segments]),
+            encoded=None if first.encoded is None else torch.cat(encoded),
         )
 
     def _joins(self, other: OpenSegment) -> bool:

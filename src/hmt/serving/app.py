@@ -18,6 +18,7 @@ from hmt.serving.keys import Keys
 from hmt.serving.metrics import Metrics
 from hmt.serving.routes import chat, completions, health, memories, models, page, responses
 from hmt.serving.running import make_runner
+from hmt.serving.schema import ERRORS
 from hmt.serving.services import Services
 from hmt.serving.settings import Settings
 from hmt.sessions import Runner, Store, default_url
@@ -67,7 +68,7 @@ def create_app(
             await asyncio.to_thread(engine.shutdown, timeout=10)
 
     # no pages of FastAPI's: they load from other hosts
-    app = FastAPI(title="hmt", version="1", docs_url=None, redoc_url=None, lifespan=life)
+    app = FastAPI(title="hmt", version="1", docs_url=None, redoc_url=None, lifespan=life, responses=ERRORS)
     app.state.services = services
     errors.install(app)
     for part in (models, chat, completions, responses, memories, health, page):

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from hmt.serving.jobs import Busy, Closed
-from hmt.sessions import Conflict, Damaged, Missing
+from hmt.sessions import Conflict, Damaged, Full, Missing
 
 logger = logging.getLogger("hmt.serving")
 
@@ -88,6 +88,8 @@ def to_api_error(error: BaseException, param: str | None = None) -> ApiError:
         return ApiError(404, str(error), param=param, code="memory_not_found")
     if isinstance(error, Conflict):
         return ApiError(409, str(error), param=param)
+    if isinstance(error, Full):
+        return ApiError(413, str(error), param=param, code="memory_full")
     if isinstance(error, Damaged):
         logger.error("%s", error)
         return ApiError(422, str(error), param=param, code="damaged")

@@ -52,6 +52,7 @@ class Keys:
         self._keys: dict[str, Key] = {}
         self._seen: Any = None
         self._looked = 0.0
+        _load(self.path)  # what is wrong with it shows at once
         self._read()
 
     def find(self, secret: str) -> Key | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from hmt.asking.places import Document
+from hmt.serving.appending import Appending, Told
 from hmt.serving.errors import ApiError, not_found
 from hmt.serving.opened import Opened
 from hmt.serving.views import spans
@@ -25,20 +24,16 @@ from hmt.sessions import (
     Remembered,
     Runner,
     Session,
-    Step,
     Store,
     Stored,
-    append_steps,
     asked,
     check_name,
     with_turn,
 )
 
 Change = Callable[[Session], Session]
-Told = Callable[[Step], None]
 
 _TRIES = 4  # to write what another process writes, too
-_PART = 0.1  # of the time, at most, goes into saving what is being read
 
 
 class _Lock:
@@ -159,57 +154,26 @@ class Memories:
     def append(self, name: str, document: Document, cancel: Cancel, told: Told | None = None) -> Session:
         """With a document more. It is saved as it is read, and told when that is saved; what is cut off, by
         `Gone` too, stays as a shorter document."""
+        mine = None  # the id that an attempt before has saved a beginning under
         with self._writing(name, cancel):
-            session = self.open(name)
             for attempt in range(_TRIES):
+                session = self.open(name)
+                if mine is not None and any(one.id == mine for one in session.documents):
+                    session = session.forget(mine)
+                reading = Appending(session, document, self._saved, self.save_seconds)
                 try:
-                    return self._read(session, document, cancel, told)
+                    return reading.run(cancel, told)
                 except ApiError as error:
                     if error.status != 409 or attempt == _TRIES - 1:
                         raise
-                    session = self._without(self.open(name), session)
+                    mine = reading.mine or mine
         raise AssertionError("unreachable")  # pragma: no cover
-
-    def _read(self, session: Session, document: Document, cancel: Cancel, told: Told | None) -> Session:
-        saved, since, took = session, time.monotonic(), 0.0
-        step = None
-        try:
-            for step in append_steps(session, document):
-                due = time.monotonic() - since >= max(self.save_seconds, took / _PART)
-                if step.done or due:
-                    began = time.monotonic()
-                    saved = self._save(step.session, saved)
-                    since = time.monotonic()
-                    took = since - began
-                    if told is not None:
-                        told(step)
-                    step = None
-                cancel.check()
-        except ApiError:
-            raise
-        except BaseException:
-            if step is not None:
-                self._save(step.session, saved)
-            raise
-        return saved
-
-    def _save(self, session: Session, saved: Session) -> Session:
-        return self._saved(replace(session, version=saved.version, uid=saved.uid))
 
     def _saved(self, session: Session) -> Session:
         with _storage(session.name):
             session = self.store.save(session)
         self._opened.put((self.store.namespace, session.name), session)
         return session
-
-    def _without(self, now: Session, before: Session) -> Session:
-        """The newest version without what an attempt that met another writer has saved of its document."""
-        mine = f"d{before.made + 1}"
-        known = {one.id for one in before.documents}
-        for one in now.documents:
-            if one.id == mine and mine not in known and one.first == int(before.memory.segments_read):
-                return now.forget(mine)
-        return now
 
     def change(self, name: str, change: Change, cancel: Cancel) -> Session:
         """The memory after `change`, saved; from a newer version again where somebody else has saved one."""

@@ -6,10 +6,35 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hmt.data.files import lone_surrogate
+
 
 class _Request(BaseModel):
     # a field that is not known here is for another server, and harmless; one of the wrong kind is a mistake
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, given: Any) -> Any:
+        try:
+            _check_text(given)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+        return given
+
+
+def _check_text(value: Any, name: str = "") -> None:
+    """ValueError for half a character (JSON can say one): nothing can write it."""
+    if isinstance(value, str):
+        if (at := lone_surrogate(value)) is not None:
+            raise ValueError(f"{name}: character {at + 1} is no character")
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            _check_text(key, name)
+            _check_text(one, name or str(key))
+    elif isinstance(value, list):
+        for one in value:
+            _check_text(one, name)
 
 
 class Part(_Request):
@@ -152,6 +177,29 @@ class ResponseRequest(Refusing):
     text: TextConfig | None = None
     store: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+
+class ErrorFields(BaseModel):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """What is sent in place of an answer."""
+
+    error: ErrorFields
+
+
+#: Of every route, for the schema.
+ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
+#: Of those that answer bit by bit where that is wanted.
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
 
 
 # -- memories ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import ipaddress
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -104,14 +105,21 @@ _FULL = _raw(ApiError(503, "There are too many connections; try again later.", c
 
 
 class Server(uvicorn.Server):
-    """A server of an app that `create_app` made. Args: sockets: bound already.
+    """A server of an app that `create_app` made. Args: listens: called as soon as it does.
 
     When it is stopped it accepts nothing more; what is running has `grace_seconds`, then it is ended as if
     its clients had gone: what was read is saved, and told.
     """
 
-    def __init__(self, app: Any, host: str, port: int, settings: Settings):
-        self.app, self.settings = app, settings
+    def __init__(
+        self,
+        app: Any,
+        host: str,
+        port: int,
+        settings: Settings,
+        listens: Callable[[], None] = lambda: None,
+    ):
+        self.app, self.settings, self.listens = app, settings, listens
         limits = {"slow": settings.slow_seconds, "most": settings.max_connections}
         protocol: Any = type("Connection", (_Patient,), limits)
         config = uvicorn.Config(
@@ -120,6 +128,11 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=int(settings.grace_seconds) + 10,
         )  # fmt: skip
         super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn.Server."""
+        await super().startup(sockets)
+        self.listens()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See above."""

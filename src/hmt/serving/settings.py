@@ -21,7 +21,7 @@ class Settings:
         max_memories: of one key.
         max_memory_bytes: of each memory, as it is kept.
         slow_seconds: a client that neither sends nor takes a byte for so long is let go.
-        save_seconds: a long read is saved about so often, and then told.
+        save_seconds: a long read is saved about so often, and then told; 0: after every step.
         grace_seconds: what is running may take so long when the server is stopped.
     """
 

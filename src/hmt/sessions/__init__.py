@@ -10,6 +10,7 @@ answer, session = session.ask("Who is the captain?")
 from hmt.asking.books import Answer
 from hmt.asking.found import Found
 from hmt.asking.places import Document
+from hmt.sessions.archive import export_session
 from hmt.sessions.documents import Remembered, Turn
 from hmt.sessions.names import check_name
 from hmt.sessions.runner import DirectRunner, Options, Runner
@@ -40,5 +41,6 @@ __all__ = [
     "asked",
     "check_name",
     "default_url",
+    "export_session",
     "with_turn",
 ]

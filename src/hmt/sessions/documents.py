@@ -29,7 +29,7 @@ class Remembered:
             the memory had lost its beginning.
         digest: SHA-256 of its text.
         text: None where it was not kept.
-        marks: where its pages or sections begin.
+        marks: where its pages or sections begin. lined: whether its lines are those of a file.
         keep: what was to be kept of it.
     """
 
@@ -41,6 +41,7 @@ class Remembered:
     digest: str
     text: str | None = None
     marks: tuple[Mark, ...] = ()
+    lined: bool = True
     keep: Keep = "text"
 
     @property
@@ -65,7 +66,7 @@ class Remembered:
             length: tokens of a whole segment.
         """
         place = self.read.place(passage.segment - self.first, length)
-        found = Found.at(passage, place, decoded, self.name, self.text, self.marks)
+        found = Found.at(passage, place, decoded, self.name, self.text, self.marks, self.lined)
         return replace(found, document=self.id)
 
 

@@ -155,7 +155,7 @@ class Session:
         now = replace(self, memory=runner.model.new_memory(1), runner=runner, documents=())
         for one in self.documents:
             assert one.text is not None
-            document = Document(one.name, one.text, one.marks)
+            document = Document(one.name, one.text, one.marks, one.lined)
             now = now._read(document, None, one.keep, one.kind, one.id, progress)
         return replace(now, made=self.made)
 
@@ -196,7 +196,7 @@ class Session:
             read, marks = ReadDocument(read.tokens, (None,) * len(read.begins)), ()
         one = Remembered(
             document_id, shown, kind, read, int(self.memory.segments_read), digest_of(text),
-            text if keep == "text" else None, marks, keep,
+            text if keep == "text" else None, marks, given.lined, keep,
         )  # fmt: skip
         documents = (*self.documents, one)
         return replace(self, memory=memory, documents=documents, made=made, updated=time.time())
@@ -318,13 +318,6 @@ class Session:
         """The same under another name, never saved."""
         now = time.time()
         return replace(self, name=check_name(name), version=0, uid="", created=now, updated=now)
-
-    def export(self, path: Any) -> None:
-        """Write all of it into one file, see `Store.import_`. What is there is replaced only if it is such a
-        file."""
-        from hmt.sessions.archive import export_session
-
-        export_session(self, path)
 
     def info(self) -> dict[str, Any]:
         """Plain values: documents, turns, tokens, segments held and lost, and bytes."""

@@ -63,7 +63,7 @@ def append_steps(session: Session, document: Document) -> Iterator[Step]:
         kept = text if end is None else text[:end]
         one = Remembered(
             number, name or number, "document", read, first, digest_of(kept), kept,
-            tuple(mark for mark in document.marks if mark.at <= len(kept)),
+            tuple(mark for mark in document.marks if mark.at <= len(kept)), document.lined,
         )  # fmt: skip
         so_far = replace(
             session,

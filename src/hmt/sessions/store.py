@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,20 @@ class Store:
         """All sessions of the namespace, by name; damaged ones say so."""
         self.expire()
         return [self._shelf.stored(name) for name in self._shelf.names()]
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Plain values of what its newest version holds, texts left out; no model is needed. `Damaged` as of
+        `open`."""
+        record = self._shelf.load(name).record
+        fields = ("id", "name", "kind", "tokens", "segments", "keep", "digest")
+        return {
+            **asdict(self._shelf.stored(name)),
+            "documents": [{field: getattr(one, field) for field in fields} for one in record.documents],
+            "turns": [
+                {"question": turn.question, "answer": turn.answer, "created": turn.created}
+                for turn in record.turns
+            ],
+        }
 
     def delete(self, name: str) -> None:
         """Remove every version and everything in it."""

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Request
 
 from hmt.serving.answers import Answer, Answers, Prompt, keep
-from hmt.serving.errors import ApiError
+from hmt.serving.errors import ApiError, to_api_error
 from hmt.serving.memories import Memories
 from hmt.serving.prompts import Turns, last_question
 from hmt.serving.routes.models import check_model
@@ -27,7 +27,7 @@ _COLDEST = 1e-3  # what is below is greedy
 class Job:
     """One request that is answered: what it asks for, and who does it.
 
-    Attributes: wanted: the request as it came. most: tokens of an answer. turns: of a conversation.
+    Attributes: wanted: the request as it came. since: when. param: its field with the texts.
     """
 
     services: Services
@@ -38,16 +38,18 @@ class Job:
     n: int
     stop: tuple[str, ...]
     since: float
+    param: str
 
     def prompt(self, turns: Turns, cancel: Cancel) -> Prompt:
         """A conversation, or the last message of it put to a memory."""
         name = self.wanted.memory
-        if name is None:
-            found = self.answers.of_turns(turns, self.wanted.top, cancel)
-        else:
-            question = last_question(turns)
-            found = self.answers.of_memory(self.memories.open(name), question, self.wanted.top)
-        return self._counted(found)
+        try:
+            if name is None:
+                return self._counted(self.answers.of_turns(turns, self.wanted.top, cancel))
+            session, question = self.memories.open(name), last_question(turns)
+            return self._counted(self.answers.of_memory(session, question, self.wanted.top))
+        except ValueError as error:  # of the question
+            raise to_api_error(error, self.param) from None
 
     def text_prompt(self, text: str, cancel: Cancel) -> Prompt:
         """A text to be continued, or put to a memory."""
@@ -126,7 +128,8 @@ def job_of(
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     answers = Answers(services.runner, settings.max_text_tokens)
     since = request.scope["hmt.since"]
-    return Job(services, memories_of(request), answers, wanted, options, n, stops, since)
+    texts = next(one for one in ("messages", "prompt", "input") if hasattr(wanted, one))
+    return Job(services, memories_of(request), answers, wanted, options, n, stops, since, texts)
 
 
 def usage(prompts: list[Prompt], answers: list[Answer]) -> dict[str, Any]:

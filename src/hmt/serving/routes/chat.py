@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 
 from hmt.serving.prompts import Turns
 from hmt.serving.routes.asking import Job, job_of, usage
-from hmt.serving.schema import ChatRequest
+from hmt.serving.schema import EVENTS, ChatRequest
 from hmt.serving.services import services_of
 from hmt.serving.sse import event_stream
 from hmt.serving.work import Cancel, Emit
@@ -18,7 +18,7 @@ from hmt.serving.work import Cancel, Emit
 router = APIRouter(tags=["answers"])
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=EVENTS)
 async def chat(request: Request, body: ChatRequest) -> Any:
     """Answer the last message, from a memory or from the messages before it."""
     most = body.max_completion_tokens or body.max_tokens

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from hmt.serving.answers import Answer, Prompt
 from hmt.serving.errors import ApiError
 from hmt.serving.routes.asking import Job, job_of, usage
-from hmt.serving.schema import CompletionRequest
+from hmt.serving.schema import EVENTS, CompletionRequest
 from hmt.serving.services import services_of
 from hmt.serving.sse import event_stream
 from hmt.serving.work import Cancel, Emit
@@ -20,7 +20,7 @@ router = APIRouter(tags=["answers"])
 _USUAL = 16  # tokens where none are named, as of OpenAI
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=EVENTS)
 async def completions(request: Request, body: CompletionRequest) -> Any:
     """Continue a text; with a memory, answer a question from it."""
     services = services_of(request)

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from hmt.asking.places import Document
 from hmt.serving.errors import ApiError
 from hmt.serving.prompts import check_tokens
-from hmt.serving.schema import Fork, NewMemory, Recall
+from hmt.serving.schema import EVENTS, Fork, NewMemory, Recall
 from hmt.serving.services import Services, memories_of, services_of
 from hmt.serving.sse import event_stream
 from hmt.serving.uploads import (
@@ -27,6 +27,7 @@ from hmt.sessions import Step
 
 router = APIRouter(prefix="/v1/memories", tags=["memories"])
 
+FILE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 _MOST = 1_000_000  # characters of a text that are sent at once
 _BIG = 2**53
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -110,7 +111,7 @@ async def recall(request: Request, id: str, body: Recall) -> dict[str, Any]:
 # -- documents -----------------------------------------------------------------------------------------------
 
 
-@router.post("/{id}/documents", status_code=201, openapi_extra=DOCUMENT_BODY)
+@router.post("/{id}/documents", status_code=201, openapi_extra=DOCUMENT_BODY, responses=EVENTS)
 async def append(request: Request, id: str) -> Any:
     """Read a document more. With `Accept: text/event-stream` its progress is told, of what is saved."""
     services, mine = services_of(request), memories_of(request)
@@ -190,7 +191,7 @@ async def segment(request: Request, id: str, segment: int) -> dict[str, Any]:
 # -- the whole -----------------------------------------------------------------------------------------------
 
 
-@router.get("/{id}/file", response_class=Response)
+@router.get("/{id}/file", response_class=Response, responses=FILE)
 async def download(request: Request, id: str) -> Response:
     """All of a memory in one file."""
     mine = memories_of(request)

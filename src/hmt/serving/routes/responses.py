@@ -12,7 +12,7 @@ from hmt.serving.answers import Answer, Prompt
 from hmt.serving.errors import ApiError
 from hmt.serving.prompts import Turns
 from hmt.serving.routes.asking import Job, job_of, usage
-from hmt.serving.schema import Message, ResponseRequest
+from hmt.serving.schema import EVENTS, Message, ResponseRequest
 from hmt.serving.services import services_of
 from hmt.serving.sse import event_stream
 from hmt.serving.work import Cancel, Emit
@@ -20,7 +20,7 @@ from hmt.serving.work import Cancel, Emit
 router = APIRouter(tags=["answers"])
 
 
-@router.post("/v1/responses")
+@router.post("/v1/responses", responses=EVENTS)
 async def responses(request: Request, body: ResponseRequest) -> Any:
     """Answer an input, from a memory or from the messages before it."""
     job = job_of(request, body, body.max_output_tokens, logprobs=body.top_logprobs, param="max_output_tokens")
