@@ -63,9 +63,11 @@ def test_what_is_no_request(http, path, body):
         ("stop", ["a"] * 17),
         ("stop", [1]),
         ("stream", "yes"),
-        ("logprobs", True),
+        ("top_logprobs", 3),
+        ("logprobs", 1),
         ("tools", [{"type": "function"}]),
-        ("frequency_penalty", 1),
+        ("frequency_penalty", 3),
+        ("presence_penalty", "much"),
         ("response_format", {"type": "json_object"}),
         ("remember", True),
         ("top", 0),
@@ -132,7 +134,7 @@ def test_the_client_raises_its_own_errors(client, memory):
     with pytest.raises(openai.NotFoundError):
         client.responses.create(model="tiny", input="a", extra_body={"memory": "no"})
     with pytest.raises(openai.BadRequestError):
-        client.completions.create(model="tiny", prompt="a", logprobs=1)
+        client.completions.create(model="tiny", prompt="a", logprobs=1, echo=True)
 
 
 class Broken:

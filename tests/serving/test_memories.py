@@ -132,10 +132,24 @@ def test_progress_is_told_of_what_is_saved(runner, tmp_path):
         assert there["version"] == len(told) + 1
 
 
+def test_an_upload_keeps_its_pages_and_sections(http):
+    http.post("/v1/memories", json={"id": "pages"})
+    markdown = b"# The Ship\n\nIt had two masts.\n\n# The Whale\n\nNobody had seen one like it.\n"
+    upload(http, "pages", markdown, "notes.md")
+    page = b"<html><body><h1>The Boat</h1><p>It turned after it.</p><script>no()</script></body></html>"
+    upload(http, "pages", page, "page.html")
+    one, two = http.get("/v1/memories/pages").json()["documents"]
+    first, last = (http.get(f"/v1/memories/pages/segments/{n}").json()["page"] for n in (0, 1))
+    assert first.startswith("section: The Ship") and "The Whale" in last
+    text = http.get("/v1/memories/pages/documents/d2/text").json()["text"]
+    assert "It turned after it." in text and "<" not in text and "no()" not in text
+    http.delete("/v1/memories/pages")
+
+
 def test_an_upload_that_is_refused_is_an_event(http, memory):
     before = http.get(f"/v1/memories/{memory}").json()
     refused = upload(http, memory, b"%PDF-1.4 ...", "a.pdf", headers={"Accept": "text/event-stream"})
-    assert refused.status_code == 415 and "PDF" in refused.json()["error"]["message"]
+    assert refused.status_code == 415 and "a.pdf" in refused.json()["error"]["message"]
     for content in (b"", b"  \n", b"caf\xe9", b"\x00\x01"):
         assert upload(http, memory, content).status_code in (400, 415)
     assert http.get(f"/v1/memories/{memory}").json() == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,9 +15,9 @@ from hmt.serving.memories import Memories
 from hmt.serving.prompts import Turns, check_tokens, last_question, split_question, written
 from hmt.serving.text import Writer
 from hmt.serving.work import Cancel
-from hmt.sessions import Found, Options, Runner, Session, asked
+from hmt.sessions import Found, Options, Runner, Session, Token, asked
 
-OnPiece = Callable[[int, str], None]
+OnPiece = Callable[[int, str, Sequence[Token]], None]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Answer:
-    """One that was written. reason: "stop" or "length". tokens: so many, the one that ended it included."""
+    """One that was written. reason: "stop" or "length". tokens: so many, the one that ended it included.
+
+    likely: the tokens of the text with their likelihood, where that is asked for.
+    """
 
     text: str
     reason: str
     tokens: int
+    likely: tuple[Token, ...] = ()
 
 
 class Answers:
@@ -103,18 +107,18 @@ class Answers:
         cancel: Cancel,
         told: OnPiece | None = None,
     ) -> list[Answer]:
-        """`n` answers, with seeds from that of `options` on. told: called with the number of an answer and a
-        piece of it, from several threads in turn."""
+        """`n` answers, with seeds from that of `options` on. told: called with the number of an answer, a
+        piece of it, and the `Token`s since the piece before, from several threads in turn."""
         lock = threading.Lock()
 
         def one(index: int) -> Answer:
             mine = options if options.seed is None else replace(options, seed=_seed(options.seed + index))
-            return self._write(prompt, mine, stop, cancel, lambda piece: tell(index, piece))
+            return self._write(prompt, mine, stop, cancel, lambda piece, likely: tell(index, piece, likely))
 
-        def tell(index: int, piece: str) -> None:
-            if told is not None and piece:
+        def tell(index: int, piece: str, likely: Sequence[Token]) -> None:
+            if told is not None:
                 with lock:
-                    told(index, piece)
+                    told(index, piece, likely)
 
         if n == 1:
             return [one(0)]
@@ -131,21 +135,32 @@ class Answers:
         options: Options,
         stop: tuple[str, ...],
         cancel: Cancel,
-        tell: Callable[[str], None],
+        tell: Callable[[str, Sequence[Token]], None],
     ) -> Answer:
         writer = Writer(self.runner.tokenizer, stop, strip=prompt.question is not None)
+        likely: list[Token] = []
+        told = 0
+
+        def tell_new(piece: str, last: bool = False) -> None:
+            nonlocal told
+            if piece or (last and told < len(likely)):
+                tell(piece, likely[told:])
+                told = len(likely)
 
         def on_token(token: int) -> bool:
             cancel.check()
             if token not in self._ends:
-                tell(writer.add(token))
+                piece = writer.add(token)
+                if isinstance(token, Token) and not (writer.stopped and not piece):
+                    likely.append(token)
+                tell_new(piece)
             return writer.stopped
 
         ids = self.runner.generate(prompt.memory, prompt.header, options, on_token)
         cancel.check()
-        tell(writer.end())
+        tell_new(writer.end(), last=True)
         ended = writer.stopped or (bool(ids) and ids[-1] in self._ends)
-        return Answer(writer.text, "stop" if ended else "length", len(ids))
+        return Answer(writer.text, "stop" if ended else "length", len(ids), tuple(likely))
 
     def _prompt(self, memory: Any, question: str, found: list[Found], read: int) -> Prompt:
         tokenizer = self.runner.tokenizer

@@ -14,6 +14,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from hmt.sessions.likely import Penalties, likely
+
 if TYPE_CHECKING:
     from hmt.sessions import Options
 
@@ -34,7 +36,7 @@ class Sampler:
         self.options, self.tokenizer, self.ends = options, tokenizer, frozenset(ends)
         self.written: list[int] = []
         self.ended: str | None = None
-        self._warpers = LogitsProcessorList()
+        self._warpers = LogitsProcessorList(Penalties.of(options))
         self._draws: torch.Generator | None = None
         if options.temperature:
             self._draws = torch.Generator()
@@ -51,14 +53,17 @@ class Sampler:
 
     def choose(self, logits: Tensor) -> int:
         """The next token, of logits [V]; notes whether the answer ends with it."""
-        if self._draws is None:
-            token = int(logits.argmax())
-        else:
-            scores = logits.float().cpu()[None]
+        scores = logits
+        if self._warpers:
             history = torch.tensor([self.written], dtype=torch.long)
-            weights = self._warpers(history, scores)  # type: ignore[arg-type]
-            weights = weights.softmax(-1)
+            scores = self._warpers(history, logits.float().cpu()[None])[0]  # type: ignore[arg-type]
+        if self._draws is None:
+            token = int(scores.argmax())
+        else:
+            weights = scores.float().cpu().softmax(-1)
             token = int(torch.multinomial(weights, 1, generator=self._draws))
+        if self.options.logprobs is not None:
+            token = likely(token, logits, self.options.logprobs)
         self.written.append(token)
         if token in self.ends or self._stopped():
             self.ended = "stop"

@@ -68,6 +68,7 @@ class StreamOptions(_Request):
 
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
@@ -103,8 +104,8 @@ _UNKNOWN = (
 class Refusing(Sampling):
     """Refuses what OpenAI's API has and this server does not."""
 
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
     n: Positive | None = None
 
     @model_validator(mode="before")
@@ -117,12 +118,6 @@ class Refusing(Sampling):
             if given.get("tool_choice") not in (None, "none", "auto"):
                 raise ValueError("tool_choice is not supported by this server")
         return given
-
-    @model_validator(mode="after")
-    def _known(self) -> Any:
-        if self.frequency_penalty or self.presence_penalty:
-            raise ValueError("frequency_penalty and presence_penalty are not supported by this server")
-        return self
 
 
 class ResponseFormat(_Request):

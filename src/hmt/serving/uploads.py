@@ -10,11 +10,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
 from hmt.asking.places import Document
-from hmt.data.formats import refuse_binary
+from hmt.data.extract import extract
 from hmt.serving.errors import ApiError
 from hmt.serving.schema import NewDocument
 
-_HEAD = 4096  # bytes that say what kind of file it is
 _LONGEST = 200  # characters of a name
 
 #: For the schema: FastAPI does not see what is read by hand.
@@ -83,20 +82,16 @@ async def sent_json(request: Request, model: type[Any]) -> Any:
 
 
 def to_document(name: str, content: bytes | str) -> Document:
-    """The document of what was sent. ApiError 415 for what is not text. Blocks."""
+    """The document of what was sent: the text of any file that `hmt.data.extract` knows, with its pages.
+    ApiError 415 for what holds none. Blocks."""
     name = "".join(one if one.isprintable() else " " for one in name).strip()
     if isinstance(content, str):
         return Document(name, content)
     try:
-        refuse_binary(content[:_HEAD], "utf-8", name or "the file")
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        told = f"{name or 'the file'} is not text in UTF-8: byte {error.start + 1:,}, in line {line:,}."
-        raise ApiError(415, told, param="file") from None
+        found = extract(content, name or None)
     except ValueError as error:
         raise ApiError(415, str(error), param="file") from None
-    return Document(name, text.replace("\r\n", "\n").replace("\r", "\n"))
+    return Document(name, found.text, found.marks)
 
 
 def _no_number(text: str) -> None:

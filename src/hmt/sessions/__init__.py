@@ -18,6 +18,7 @@ from hmt.sessions.session import Session
 from hmt.sessions.shelf import Conflict, Damaged, Full, Limits, Missing, Stored
 from hmt.sessions.steps import Step, append_steps, asked, with_turn
 from hmt.sessions.store import Store, default_url
+from hmt.sessions.tokens import Token
 
 __all__ = [
     "Answer",
@@ -36,6 +37,7 @@ __all__ = [
     "Step",
     "Store",
     "Stored",
+    "Token",
     "Turn",
     "append_steps",
     "asked",

@@ -26,6 +26,9 @@ class Options:
         top_p, top_k: of sampling: among the likeliest tokens of this mass, of this number (0: of all).
         seed: of sampling; None: another one every time.
         stop: texts behind which nothing more is written.
+        frequency_penalty, presence_penalty: what a token loses of its logit for each time that it stands in
+            the answer, and once it does; -2 to 2, 0: nothing.
+        logprobs: `on_token` hears `Token`s, with so many of the likeliest ones; None: plain ids.
     ValueError for numbers that make no sense.
     """
 
@@ -35,6 +38,9 @@ class Options:
     top_k: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -47,6 +53,11 @@ class Options:
             raise ValueError(f"top_k must not be negative, got {self.top_k}")
         if not all(self.stop):
             raise ValueError("a stop text must not be empty")
+        for name in ("frequency_penalty", "presence_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise ValueError(f"{name} must be -2 to 2, got {getattr(self, name)}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= 20:
+            raise ValueError(f"logprobs must be 0 to 20, got {self.logprobs}")
 
 
 class Runner(Protocol):
@@ -115,7 +126,11 @@ class DirectRunner:
         import torch
 
         header = torch.tensor([list(header_ids)], device=self.model.input_device)
-        heard = None if on_token is None else _Heard(on_token)
+        from hmt.sessions.likely import Likely, Penalties
+
+        told = Likely() if options.logprobs is not None else None
+        heard = None if on_token is None else _Heard(on_token, told, options.logprobs or 0)
+        processors = [*([] if told is None else [told]), *Penalties.of(options, header.shape[1])]
         with torch.random.fork_rng(enabled=options.seed is not None):
             if options.seed is not None:
                 torch.manual_seed(options.seed)
@@ -124,6 +139,7 @@ class DirectRunner:
                 attention_mask=torch.ones_like(header),
                 past_key_values=memory,
                 stopping_criteria=None if heard is None else [heard],
+                logits_processor=processors or None,
                 tokenizer=self.tokenizer,
                 **settings(self.model, self.tokenizer, options),
             )
@@ -154,11 +170,16 @@ def settings(model: Any, tokenizer: Any, options: Options) -> dict[str, Any]:
 class _Heard:
     """A stopping criterion of `generate` that hears every token."""
 
-    def __init__(self, on_token: OnToken):
-        self.on_token = on_token
+    def __init__(self, on_token: OnToken, told: Any, top: int):
+        self.on_token, self.told, self.top = on_token, told, top
 
     def __call__(self, ids: Any, scores: Any, **options: Any) -> Any:
         """Whether each row is to end here, bool [B]."""
         import torch
 
-        return torch.full((len(ids),), bool(self.on_token(int(ids[0, -1]))), device=ids.device)
+        token = int(ids[0, -1])
+        if self.told is not None:
+            from hmt.sessions.likely import likely
+
+            token = likely(token, self.told.logits, self.top)
+        return torch.full((len(ids),), bool(self.on_token(token)), device=ids.device)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
 
-from hmt.serving.answers import Answer, Answers, Prompt, keep
+from hmt.serving.answers import Answer, Answers, OnPiece, Prompt, keep
 from hmt.serving.errors import ApiError, to_api_error
 from hmt.serving.memories import Memories
 from hmt.serving.prompts import Turns, last_question
@@ -18,7 +18,7 @@ from hmt.serving.schema import Sampling
 from hmt.serving.services import Services, memories_of, services_of
 from hmt.serving.views import annotation, passage_view
 from hmt.serving.work import Cancel
-from hmt.sessions import Options
+from hmt.sessions import Options, Token
 
 _COLDEST = 1e-3  # what is below is greedy
 
@@ -61,19 +61,17 @@ class Job:
         self.services.metrics.read.inc(prompt.tokens)
         return prompt
 
-    def write(
-        self, prompt: Prompt, cancel: Cancel, told: Callable[[int, str], None] | None = None
-    ) -> list[Answer]:
+    def write(self, prompt: Prompt, cancel: Cancel, told: OnPiece | None = None) -> list[Answer]:
         """The answers, and the first of them kept where that is wanted."""
         first = False
 
-        def tell(index: int, piece: str) -> None:
+        def tell(index: int, piece: str, likely: Sequence[Token]) -> None:
             nonlocal first
             if not first:
                 first = True
                 self.services.metrics.first_token.observe(time.monotonic() - self.since)
             if told is not None:
-                told(index, piece)
+                told(index, piece, likely)
 
         answers = self.answers.write(prompt, self.options, self.n, self.stop, cancel, tell)
         self.services.metrics.written.inc(sum(answer.tokens for answer in answers))
@@ -101,15 +99,13 @@ def job_of(
     wanted: Any,
     most: int | None,
     stop: str | list[str] | None = None,
-    logprobs: Any = None,
+    logprobs: int | None = None,
     param: str = "max_tokens",
 ) -> Job:
     """What a request asks for. ApiError 400 or 404 for what cannot be."""
     services = services_of(request)
     settings = services.settings
     check_model(services, wanted.model)
-    if logprobs:
-        raise ApiError(400, "This server does not tell logprobs; leave them out.", param="logprobs")
     n = wanted.n or 1
     if n > settings.max_choices:
         raise ApiError(400, f"n is at most {settings.max_choices} here.", param="n")
@@ -124,6 +120,9 @@ def job_of(
         top_p=wanted.top_p or 1.0,
         top_k=wanted.top_k or 0,
         seed=wanted.seed,
+        frequency_penalty=wanted.frequency_penalty or 0.0,
+        presence_penalty=wanted.presence_penalty or 0.0,
+        logprobs=logprobs,
     )
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     answers = Answers(services.runner, settings.max_text_tokens)

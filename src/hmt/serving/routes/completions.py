@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from hmt.serving.answers import Answer, Prompt
 from hmt.serving.errors import ApiError
+from hmt.serving.likely import completion_tokens
 from hmt.serving.routes.asking import Job, job_of, usage
 from hmt.serving.schema import EVENTS, CompletionRequest
 from hmt.serving.services import services_of
 from hmt.serving.sse import event_stream
 from hmt.serving.work import Cancel, Emit
+from hmt.sessions import Token
 
 router = APIRouter(tags=["answers"])
 _USUAL = 16  # tokens where none are named, as of OpenAI
@@ -26,7 +29,11 @@ async def completions(request: Request, body: CompletionRequest) -> Any:
     services = services_of(request)
     most = body.max_tokens or min(_USUAL, services.settings.max_new_tokens)
     # 0 is asked for by some clients and means the likelihood of what was written alone
-    job = job_of(request, body, most, body.stop, body.logprobs is not None)
+    job = job_of(request, body, most, body.stop, body.logprobs)
+    if body.echo and body.logprobs is not None:
+        raise ApiError(
+            400, "logprobs are told of what is written, not of a prompt: leave out echo.", param="echo"
+        )
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if len(texts) * job.n > services.settings.max_choices:
         raise ApiError(400, f"At most {services.settings.max_choices} answers a request.", param="n")
@@ -47,8 +54,17 @@ async def completions(request: Request, body: CompletionRequest) -> Any:
     return await services.model.answer(request, lambda cancel: _whole(job, texts, head, echo, cancel))
 
 
-def _choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+def _choice(
+    index: int, text: str, reason: str | None, likely: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": likely, "finish_reason": reason}
+
+
+def _likely(job: Job, tokens: Sequence[Token], offset: int = 0) -> dict[str, Any] | None:
+    """`logprobs` of a choice whose text begins at `offset`; None where they are not asked for."""
+    if job.options.logprobs is None:
+        return None
+    return completion_tokens(job.services.runner.tokenizer, tokens, offset)
 
 
 def _whole(job: Job, texts: list[str], head: dict[str, Any], echo: bool, cancel: Cancel) -> dict[str, Any]:
@@ -58,7 +74,8 @@ def _whole(job: Job, texts: list[str], head: dict[str, Any], echo: bool, cancel:
     for text in texts:
         prompts.append(job.text_prompt(text, cancel))
         for answer in job.write(prompts[-1], cancel):
-            choices.append(_choice(len(answers), (text if echo else "") + answer.text, answer.reason))
+            said = (text if echo else "") + answer.text
+            choices.append(_choice(len(answers), said, answer.reason, _likely(job, answer.likely)))
             answers.append(answer)
     told = {**head, "choices": choices, "usage": usage(prompts, answers)}
     return {**told, "memory": job.memory_view(prompts[0])}
@@ -82,8 +99,14 @@ def _stream(
             told = {**head, "choices": [_choice(first + index, text if echo else "", None)]}
             emit({**told, "memory": job.memory_view(prompts[0])} if not first + index else told)
 
-        def tell(index: int, piece: str, first: int = first) -> None:
-            emit({**head, "choices": [_choice(first + index, piece, None)]})
+        lengths = [0] * job.n
+
+        def tell(
+            index: int, piece: str, likely: Sequence[Token], first: int = first, lengths: list[int] = lengths
+        ) -> None:
+            told = _likely(job, likely, lengths[index])
+            lengths[index] += sum(map(len, told["tokens"])) if told else 0
+            emit({**head, "choices": [_choice(first + index, piece, None, told)]})
 
         for answer in job.write(prompts[-1], cancel, tell):
             emit({**head, "choices": [_choice(len(answers), "", answer.reason)]})

@@ -23,7 +23,9 @@ router = APIRouter(tags=["answers"])
 @router.post("/v1/responses", responses=EVENTS)
 async def responses(request: Request, body: ResponseRequest) -> Any:
     """Answer an input, from a memory or from the messages before it."""
-    job = job_of(request, body, body.max_output_tokens, logprobs=body.top_logprobs, param="max_output_tokens")
+    if body.top_logprobs:
+        raise ApiError(400, "top_logprobs is not supported by /v1/responses.", param="top_logprobs")
+    job = job_of(request, body, body.max_output_tokens, param="max_output_tokens")
     if job.n > 1:
         raise ApiError(400, "n is not supported by /v1/responses.", param="n")
     given = [Message(role="user", content=body.input)] if isinstance(body.input, str) else body.input
@@ -66,7 +68,9 @@ class _Response:
         tell("output_item.added", output_index=0, item=self._message("in_progress", []))
         tell("content_part.added", **place, part=_part("", []))
         answer = self.job.write(
-            prompt, cancel, lambda _, piece: tell("output_text.delta", **place, delta=piece, logprobs=[])
+            prompt,
+            cancel,
+            lambda _, piece, likely: tell("output_text.delta", **place, delta=piece, logprobs=[]),
         )[0]
         part = _part(answer.text, self.job.annotations(prompt, answer.text))
         for number, one in enumerate(part["annotations"]):
