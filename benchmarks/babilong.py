@@ -1,7 +1,22 @@
 """BABILong: bAbI facts hidden in books, questions about them, and what it takes to answer at any length.
 
-python benchmarks/babilong.py samples --babi BABI --books TRAIN.jsonl.xz --to WORK
-python benchmarks/babilong.py train --to WORK
+samples: bAbI's training stories in books of pg19 train, cut into segments that end where sentences do; a
+training sample is the last segments that hold facts, the question, and an answer that quotes the facts it
+follows from. recall: W_q and W_k learn to tell segments with facts from all others, on embeddings that are
+computed once. train: the adapter of the model that comes with the library is trained on
+(`recipes/babilong.json`; a second time on stories whose order counts). tune: how often what is needed is
+found, for weights of BM25 and recency, on stories of train. evaluate: questions of test, in the order of
+BABILong's own list, about texts that are made of test books, of any length.
+
+    python benchmarks/babilong.py samples --babi BABI --books TRAIN.jsonl.xz --to WORK
+    python benchmarks/babilong.py recall --babi BABI --books TRAIN.jsonl.xz --to WORK
+    python benchmarks/babilong.py train --to WORK
+    python benchmarks/babilong.py samples --babi BABI --books TRAIN.jsonl.xz --to WORK2 --samples 640 ...
+        --seed 5 --contested --passages 6 --share qa1=0.62 qa5=0.2 qa4=0.12 needle=0.06
+    cp WORK/recall.pt WORK2
+    python benchmarks/babilong.py train --to WORK2 --run WORK/run --passages 6 --steps 60
+    python benchmarks/babilong.py tune --babi BABI --books VALID.jsonl.xz --to WORK
+    python benchmarks/babilong.py evaluate --babi BABI --books TEST.jsonl.xz --to WORK --run WORK2/run ...
 """
 
 from __future__ import annotations
@@ -27,6 +42,7 @@ from hidden_facts import (
     NEEDLE_QUESTION,
     TASKS,
     Books,
+    Story,
     cut,
     encode,
     hide,
@@ -61,8 +77,11 @@ def samples(args: argparse.Namespace) -> None:
     books = Books(args.books, tokenizer, args.seed)
     header, end = answer_header(tokenizer), [tokenizer.eos_token_id]
     of_task = {task: stories(args.babi, task, "train") for task in SHARES if task != "needle"}
-    length, most = FIELDS["segment_length"], FIELDS["passages"]
-    kinds = [kind for kind, share in SHARES.items() for _ in range(round(share * args.samples))]
+    length, most = FIELDS["segment_length"], args.passages
+    if args.contested:
+        of_task = {task: list(filter(contested, found)) for task, found in of_task.items()}
+    shares = dict(one.split("=") for one in args.share) if args.share else SHARES
+    kinds = [kind for kind, share in shares.items() for _ in range(round(float(share) * args.samples))]
     rng.shuffle(kinds)
     args.to.mkdir(parents=True, exist_ok=True)
     with (args.to / "samples.jsonl").open("w") as file:
@@ -102,6 +121,15 @@ def samples(args: argparse.Namespace) -> None:
             if done % 500 == 0:
                 print(done, kind, question, answer, len(made["input_ids"]), flush=True)
     print(f"{len(kinds)} samples: {dict(Counter(kinds))}")
+
+
+def contested(story: Story) -> bool:
+    """Whether an earlier fact would give another answer: who was asked for was elsewhere before."""
+    if story.task != "qa1":
+        return True
+    person = story.question.rstrip("?").split()[-1]
+    earlier = [fact for fact in story.facts[: story.support[-1]] if fact.startswith(person)]
+    return bool(earlier) and story.answer not in earlier[-1]
 
 
 def needles(background: list[list[int]], tokenizer: Any, rng: random.Random) -> tuple[list[str], str, str]:
@@ -209,7 +237,7 @@ def loaded(args: argparse.Namespace) -> HMTForCausalLM:
         target_modules=list(RECIPE.lora_targets or ()),
         from_layer=RECIPE.lora_from_layer,
     )
-    run = args.to / "run"
+    run = args.run or args.to / "run"
     trained = hmt.load_model(run) if (run / "config.json").exists() else shipped
     theirs = dict(trained.named_parameters())
     with torch.no_grad():
@@ -278,6 +306,13 @@ def stands(facts: list[list[int]], passages: list[Any]) -> bool:
     return all(any(holds(list(passage.ids or []), {tuple(fact)}) for passage in passages) for fact in facts)
 
 
+def embed(args: argparse.Namespace) -> None:
+    """Embed the segments of the books that the longest of `--lengths` takes, for all further steps."""
+    tokenizer = load_tokenizer(BACKBONE)
+    tokenizer.model_max_length = 10**9
+    Texts(loaded(args), tokenizer, args)
+
+
 @torch.no_grad()
 def tune(args: argparse.Namespace) -> None:
     """Print how often what is needed is found, by weight of BM25 and recency, on stories of train."""
@@ -316,6 +351,16 @@ def choose_by(model: HMTForCausalLM, row: str, args: argparse.Namespace, key: to
         model.recall.key.weight.copy_(noise if row == "random" else key)
 
 
+def given(
+    text: list[list[int]], facts: list[list[int]], support: tuple[int, ...], most: int
+) -> list[list[int]]:
+    """The segments of a text that hold the facts that are needed, and the latest ones of the other facts."""
+    needed, every = {tuple(facts[i]) for i in support}, set(map(tuple, facts))
+    first = [i for i, piece in enumerate(text) if holds(piece, needed)][-most:]
+    later = [i for i, piece in enumerate(text) if holds(piece, every) and i not in first]
+    return [text[i] for i in sorted([*first, *(later[-(most - len(first)) :] if most > len(first) else [])])]
+
+
 @torch.no_grad()
 def evaluate(args: argparse.Namespace) -> None:
     """Answers to questions about stories of test in books of test, in the order of BABILong's own list."""
@@ -326,47 +371,57 @@ def evaluate(args: argparse.Namespace) -> None:
     chosen = json.loads((args.babi / "babilong_test_100_idxs.json").read_text())
     results: dict[str, Any] = {}
     examples = []
-    for length in args.lengths:
-        for task in args.tasks:
-            everything = stories(args.babi, task, "test")
-            items = [everything[i] for i in chosen[task][: args.each]]
-            rng = random.Random(f"{args.seed} {task} {length}")
-            made = [texts.hidden(list(story.facts), length, rng) for story in items]
-            for row in args.rows:
-                choose_by(model, row, args, key)
-                sources = made
-                if row == "oracle":  # what is needed, and as many of the other facts as are read
-                    latest = [encode(tokenizer, story.facts[-args.passages :]) for story in items]
-                    sources = [[*facts, texts.book[0][:16]] for facts in latest]
-                elif row == "none":
-                    sources = [[texts.book[0][:16]] for _ in items]
-                hits, right = [], []
-                for start in range(0, len(items), args.batch):
-                    part = slice(start, start + args.batch)
-                    asked = texts.ask(sources[part], [story.question for story in items[part]])
-                    again = model.recalled(asked, top=args.passages)
-                    said = texts.answer(asked, args.tokens_said)
-                    for story, passages, answer in zip(items[part], again, said, strict=True):
-                        needed = encode(tokenizer, [story.facts[i] for i in story.support])
-                        hits.append(stands(needed, passages))
-                        last = answer.split("Answer:")[-1].strip().strip(".").lower()
-                        right.append(last == story.answer.lower())
-                    if start == 0 and row == "exact recall":
-                        examples += [[length, items[0].question, said[0], items[0].answer]]
-                results[f"{task} {length} {row}"] = {
-                    "questions": len(right),
-                    "found": float(np.mean(hits)),
-                    "right": float(np.mean(right)),
-                    "interval": wilson(sum(right), len(right)),
-                }
-                print(
-                    task,
-                    length,
-                    row,
-                    results[f"{task} {length} {row}"],
-                    time.strftime("%H:%M:%S"),
-                    flush=True,
-                )
+    plan = [one.split(":") for one in args.plan] or [
+        [task, str(length), str(args.each), ",".join(args.rows)]
+        for length in args.lengths
+        for task in args.tasks
+    ]
+    for task, size, each, named in plan:
+        length, number_asked, rows = int(size), int(each), named.split(",")
+        everything = stories(args.babi, task, args.split)
+        rng = random.Random(f"{args.seed} {task} {length}")
+        if args.split == "test":
+            items = [everything[i] for i in chosen[task][:number_asked]]
+        else:
+            items = rng.sample(everything, number_asked)
+        made = [texts.hidden(list(story.facts), length, rng) for story in items]
+        for row in rows:
+            choose_by(model, row, args, key)
+            sources = made
+            if row == "oracle":
+                sources = [
+                    given(text, encode(tokenizer, list(story.facts)), story.support, args.passages)
+                    for text, story in zip(made, items, strict=True)
+                ]
+            elif row == "none":
+                sources = [[texts.book[0][:16]] for _ in items]
+            hits, right = [], []
+            for start in range(0, len(items), args.batch):
+                part = slice(start, start + args.batch)
+                asked = texts.ask(sources[part], [story.question for story in items[part]])
+                again = model.recalled(asked, top=args.passages)
+                said = texts.answer(asked, args.tokens_said)
+                for story, passages, answer in zip(items[part], again, said, strict=True):
+                    needed = encode(tokenizer, [story.facts[i] for i in story.support])
+                    hits.append(stands(needed, passages))
+                    last = answer.split("Answer:")[-1].strip().strip(".").lower()
+                    right.append(last == story.answer.lower())
+                if start == 0 and row == "exact recall":
+                    examples += [[length, items[0].question, said[0], items[0].answer]]
+            results[f"{task} {length} {row}"] = {
+                "questions": len(right),
+                "found": float(np.mean(hits)),
+                "right": float(np.mean(right)),
+                "interval": wilson(sum(right), len(right)),
+            }
+            print(
+                task,
+                length,
+                row,
+                results[f"{task} {length} {row}"],
+                time.strftime("%H:%M:%S"),
+                flush=True,
+            )
         write(args, results, examples)
     write(args, results, examples)
 
@@ -381,7 +436,18 @@ def wilson(hits: int, number: int, z: float = 1.96) -> list[float]:
 def write(args: argparse.Namespace, results: dict[str, Any], examples: list[Any]) -> None:
     """The results file, if one is asked for."""
     if args.output:
-        names = ("lengths", "tasks", "rows", "each", "passages", "lexical", "recency", "seed")
+        names = (
+            "plan",
+            "lengths",
+            "tasks",
+            "rows",
+            "each",
+            "passages",
+            "lexical",
+            "recency",
+            "split",
+            "seed",
+        )
         settings = {name: getattr(args, name) for name in names} | {"books": args.books.name}
         found = {"run": run_facts(args.seed), "settings": settings, "results": results, "examples": examples}
         write_atomically(args.output, (json.dumps(found, indent=1) + "\n").encode())
@@ -392,12 +458,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    steps = {"samples": samples, "recall": recall, "train": training, "tune": tune, "evaluate": evaluate}
+    steps = {
+        "samples": samples,
+        "recall": recall,
+        "train": training,
+        "tune": tune,
+        "embed": embed,
+        "evaluate": evaluate,
+    }
     parser.add_argument("step", choices=[*steps])
     parser.add_argument("--to", type=Path, required=True, help="folder of the work")
     parser.add_argument("--babi", type=Path, help="folder with en/ and en-10k/")
     parser.add_argument("--books", type=Path, help="JSON lines with a field text, xz")
+    parser.add_argument("--run", type=Path, help="what was trained, or a checkpoint of it; WORK/run")
     parser.add_argument("--samples", type=int, default=1600)
+    parser.add_argument("--share", nargs="+", help="of the samples, such as qa1=0.6 qa5=0.4")
+    parser.add_argument("--contested", action="store_true", help="only qa1 stories whose order counts")
     parser.add_argument("--steps", type=int, default=RECIPE.stages[0].steps)
     parser.add_argument("--tokens", type=int, default=300_000, help="of books, for recall")
     parser.add_argument("--texts", type=int, default=600, help="with facts, for recall")
@@ -411,7 +487,11 @@ def main() -> None:
     parser.add_argument("--recency", type=float, default=FIELDS["recency"])
     parser.add_argument("--grid-lexical", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0])
     parser.add_argument("--grid-recency", type=float, nargs="+", default=[0.0, 1.0, 2.0, 4.0])
+    parser.add_argument("--split", choices=["train", "test"], default="test", help="of bAbI")
     parser.add_argument("--rows", nargs="+", default=["exact recall"], choices=ROWS)
+    parser.add_argument(
+        "--plan", nargs="+", default=[], help="instead: task:length:questions:row,row ... one after another"
+    )
     parser.add_argument("--batch", type=int, default=10, help="questions answered side by side")
     parser.add_argument("--tokens-said", type=int, default=28, help="of an answer, at most")
     parser.add_argument("--output", type=Path)

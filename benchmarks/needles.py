@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 16384, 65536, 131072])
     parser.add_argument("--keys", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--each", type=int, default=4, help="questions at each length and depth")
+    parser.add_argument("--lexical", type=float, help="weight of BM25; the model's")
     parser.add_argument("--sentences", action="store_true")
     parser.add_argument("--batch", type=int, default=10, help="questions answered side by side")
     parser.add_argument("--cache", type=Path, help="file of embedded segments, made where it is not there")
@@ -86,6 +87,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = hmt.load_model(args.model)
+    if args.lexical is not None:
+        model.config.lexical = args.lexical
     tokenizer = load_tokenizer(args.model, model.config.base_model_name_or_path)
     tokenizer.model_max_length = 10**9
     length, keys = model.segment_length, [f"{a}-{b}" for a in _FIRST for b in _SECOND]
@@ -157,7 +160,7 @@ def main() -> None:
             row = results[f"{count} keys {tokens}"]
             print(tokens, count, row, time.strftime("%H:%M:%S"), repr(said[0]), flush=True)
     if args.output:
-        names_ = ("lengths", "keys", "each", "sentences", "seed")
+        names_ = ("lengths", "keys", "each", "sentences", "lexical", "seed")
         settings = {name: getattr(args, name) for name in names_}
         settings |= {"data": args.data.name, "model": Path(args.model).name, "tokens_read": len(stack.ids)}
         found = {"run": run_facts(args.seed), "settings": settings, "results": results}

@@ -2,10 +2,12 @@
 
     python benchmarks/questions.py books BOOKS.jsonl.xz --model smollm2-135m --documents 6
     python benchmarks/questions.py paragraphs hotpotqa.jsonl.xz ... --model smollm2-135m --items 100
+    python benchmarks/questions.py paragraphs minilongbench/hotpotqa.jsonl.xz ... --readers ...
 
 books: facts that are made up and hidden in a book that was not trained on, and questions made of its own
 sentences; it is read once, into one memory, and asked. paragraphs: HotpotQA, 2WikiMultihopQA and MuSiQue
-with their distractors, each item read as one text in the order of its file.
+with their distractors, each item read as one text in the order of its file; or LongBench prompts, of which
+the text is read and the question asked.
 
 Every reader reads the same text once and answers from a memory of the same bytes, or from none:
 
@@ -169,7 +171,7 @@ def books(asker: Asker, args: argparse.Namespace) -> Iterator[Asked]:
             by_kind[sample["kind"]].append(sample)
         chosen = [s for found in by_kind.values() for s in rng.sample(found, min(args.each, len(found)))]
         started = time.perf_counter()
-        memory = model.read(torch.tensor(ids))
+        memory = model.read(torch.tensor(ids)) if args.readers != ["minilm"] else None
         seconds = time.perf_counter() - started
         print(f"{record.get('title')}: {len(ids):,} tokens read at {len(ids) / seconds:,.0f}/s", flush=True)
         for reader in args.readers:
@@ -192,7 +194,13 @@ def books(asker: Asker, args: argparse.Namespace) -> Iterator[Asked]:
                 elif reader == "minilm":
                     ranked = others[reader].ranked(sample["question"], 4)
                     best = sorted(ranked[: asker.config.passages])
-                    source = model.read(torch.tensor(sum((others[reader].segments[i] for i in best), [])))
+                    kept = sum((others[reader].segments[i] for i in best), [])
+                    if not args.tokens:  # only what is found
+                        hits = [segment == sample["segment"] for segment in ranked]
+                        found_ = tokenizer.decode(kept)
+                        yield sample["kind"], number, reader, "", [sample["answer"]], found_, hits
+                        continue
+                    source = model.read(torch.tensor(kept))
                 said, shown, found = asker.answer(source, sample["question"], 4)
                 ranked = found if ranked is None else ranked
                 hits = [segment == sample["segment"] for segment in ranked[:4]]
@@ -205,11 +213,15 @@ def paragraphs(asker: Asker, args: argparse.Namespace) -> Iterator[Asked]:
     others, length = asker.other(args), asker.model.segment_length
     for path in args.data:
         kind = path.name.split(".")[0]
-        usable = (r for r in lines(path) if r.get("context") or r.get("paragraphs"))
+        usable = (r for r in lines(path) if any(map(r.get, ("context", "paragraphs", "prompt"))))
         for number, record in enumerate(usable):
             if number >= args.items:
                 break
-            if "context" in record:
+            if "prompt" in record:
+                text, record["question"] = longbench(record["prompt"])
+                record["answer"], *record["answer_aliases"] = record["gold"]
+                texts, needed = [text], list[int]()
+            elif "context" in record:
                 texts = [
                     f"{title}. {' '.join(s.strip() for s in parts)}" for title, parts in record["context"]
                 ]
@@ -246,6 +258,13 @@ def paragraphs(asker: Asker, args: argparse.Namespace) -> Iterator[Asked]:
                 yield kind, number, reader, said, golds, shown, None
 
 
+def longbench(prompt: str) -> tuple[str, str]:
+    """Text and question of a LongBench prompt, without what tells to answer."""
+    text, _, rest = prompt.rpartition("Question:")
+    told = text.rstrip().rfind("\n\n")
+    return text[:told].partition("\n\n")[2], rest.strip().removesuffix("Answer:").strip()
+
+
 def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(
@@ -261,7 +280,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=20, help="hidden in each book")
     parser.add_argument("--each", type=int, default=6, help="questions of each kind and book")
     parser.add_argument("--items", type=int, default=50, help="of each set of paragraphs")
-    parser.add_argument("--tokens", type=int, default=16, help="of an answer, at most")
+    parser.add_argument("--tokens", type=int, default=16, help="of an answer, at most (minilm: 0)")
     parser.add_argument("--readers", nargs="+", choices=[*READERS, *OTHERS])
     parser.add_argument("--minilm", type=Path, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--output", type=Path)
