@@ -45,7 +45,7 @@ def test_the_same_command_goes_on(hmt, folders, workplace, stop_after):
     stop_after(5)
     error = hmt(*command, code=130).stderr
     kept = "320 tokens of the text are kept in m.hmt.part; the same command goes on from there"
-    assert error == f"interrupted: {kept}\n"
+    assert error.splitlines()[-1] == f"interrupted: {kept}"  # a slow machine tells its progress, too
     assert not (workplace / "m.hmt").exists() and Memory.load("m.hmt.part").tokens_read.item() == 320
     stop_after(2, MemoryError)
     error = hmt(*command, code=2).stderr.splitlines()
