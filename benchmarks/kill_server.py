@@ -3,13 +3,19 @@
     python benchmarks/kill_server.py --kills 50 --output benchmarks/results/kill_server.json
 
 A server process (a tiny model behind the real engine and a real store) is asked to read long texts, whose
-events say what has been saved, and to answer questions and remember them. It gets SIGKILL at a random moment
-of a read or of an answer, and is started again. Of every memory is then checked that
+events say what has been saved, shorter ones, whose answer says it, and to answer questions and remember
+them. It gets SIGKILL at a random moment of a read or of an answer, and is started again. Of every memory is
+then checked that
 
 * it opens: every byte of it has its checksum;
-* each document has at least the tokens that were acknowledged, and its text begins what was sent;
+* each document has at least the tokens that were acknowledged, its text begins what was sent, and is as long
+  as its tokens;
 * each answer that was given is among its turns, and nothing is there that was never sent;
-* what it answers is what the same memory answers in a process that never met the server.
+
+and at the end that it recalls and answers what a memory does that has read the same tokens of the same texts
+without interruption, in a process that never met the server or its store.
+
+`--unsafe` acknowledges before it saves: a run that must find faults, or these checks would see none.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +42,33 @@ import torch  # noqa: E402
 from cli.models import ASKED, SENTENCES, make_tokenizer, save_model  # noqa: E402
 
 from hmt import HMTForCausalLM, load_model  # noqa: E402
+from hmt.asking.places import ReadDocument  # noqa: E402
+from hmt.asking.reading import batches  # noqa: E402
 from hmt.serving import Engine, Settings, create_app  # noqa: E402
+from hmt.serving.appending import Appending  # noqa: E402
 from hmt.serving.server import Server, began, bound  # noqa: E402
-from hmt.sessions import DirectRunner, Options, Store  # noqa: E402
+from hmt.sessions import DirectRunner, Options, Session, Store  # noqa: E402
+from hmt.sessions.session import turn_text  # noqa: E402
 from hmt.util.environment import run_facts  # noqa: E402
 from hmt.util.files import write_atomically  # noqa: E402
 
 MEMORIES = 3
+QUESTIONS = ("the boat?", "who turned, and when?", "what is naïve?")
 
 
-def serve(model: Any, tokenizer: Any, store: str, place: Any) -> None:
+def forgetful(self: Appending, step: Any) -> None:
+    """In the place of `Appending._keep`: what is told is saved with the end of the text only."""
+    if step.done:
+        KEEP(self, step)
+
+
+KEEP = Appending._keep
+
+
+def serve(model: Any, tokenizer: Any, store: str, unsafe: bool, place: Any) -> None:
     """The server, in a process of its own."""
+    if unsafe:
+        Appending._keep = forgetful  # type: ignore[method-assign]
     settings = Settings(save_seconds=0, max_new_tokens=400)
     app = create_app(
         store=store, runner=Engine(model, tokenizer), model_id="tiny", began=began, settings=settings
@@ -57,8 +80,8 @@ def serve(model: Any, tokenizer: Any, store: str, place: Any) -> None:
 class Killed:
     """A server that is started, killed and started again. Args: of `serve`."""
 
-    def __init__(self, model: Any, tokenizer: Any, store: str):
-        self.arguments = model, tokenizer, store
+    def __init__(self, *arguments: Any):
+        self.arguments = arguments
         self.forks = multiprocessing.get_context("fork")  # torch is loaded once
         self.process: Any = None
 
@@ -88,8 +111,8 @@ class Killed:
 class Life:
     """What was sent to memories, and what of it was acknowledged."""
 
-    def __init__(self, draw: random.Random):
-        self.draw = draw
+    def __init__(self, draw: random.Random, tokenizer: Any):
+        self.draw, self.tokenizer = draw, tokenizer
         self.sent: dict[str, dict[str, str]] = {f"m{n}": {} for n in range(MEMORIES)}  # by document name
         self.told: dict[str, dict[str, int]] = {f"m{n}": {} for n in range(MEMORIES)}  # tokens
         self.asked: dict[str, set[str]] = {f"m{n}": set() for n in range(MEMORIES)}
@@ -97,12 +120,24 @@ class Life:
         self.number = 0
         self.faults: list[str] = []
 
-    def read(self, client: httpx2.Client, memory: str, words: int) -> None:
-        """A text is sent; each event is an acknowledgement."""
+    def text(self, memory: str, sentences: int) -> tuple[str, str]:
+        """The name of a text and the text, to be sent."""
         self.number += 1
         name = f"text {self.number}"
-        text = " ".join(f"{self.draw.choice(SENTENCES)} ({self.number}.{n})" for n in range(words))
-        self.sent[memory][name] = text
+        said = (f"{self.draw.choice(SENTENCES)} ({self.number}.{n})" for n in range(sentences))
+        self.sent[memory][name] = " ".join(said).strip()
+        return name, self.sent[memory][name]
+
+    def post(self, client: httpx2.Client, memory: str) -> None:
+        """A short text is sent; that it was answered is the acknowledgement."""
+        name, text = self.text(memory, 20)
+        answer = client.post(f"/v1/memories/{memory}/documents", json={"name": name, "text": text})
+        assert answer.status_code == 201, answer.text
+        self.told[memory][name] = answer.json()["documents"][-1]["tokens"]
+
+    def read(self, client: httpx2.Client, memory: str) -> None:
+        """A long text is sent; each event is an acknowledgement."""
+        name, text = self.text(memory, 150)
         with client.stream(
             "POST",
             f"/v1/memories/{memory}/documents",
@@ -141,6 +176,10 @@ class Life:
                 text = client.get(f"/v1/memories/{memory}/documents/{one['id']}/text").json()["text"]
                 if not self.sent[memory].get(name, "").startswith(text):
                     self.faults.append(f"{memory}, {name}: its text is not what was sent")
+                # a cut may part a word, and with it a token or two
+                long = len(self.tokenizer(text, add_special_tokens=False).input_ids)
+                if abs(long - one["tokens"]) > 3:
+                    self.faults.append(f"{memory}, {name}: {one['tokens']} tokens with a text of {long}")
             turns = [(turn["question"], turn["answer"]) for turn in found.json()["turns"]]
             for turn in self.answered[memory]:
                 if turn not in turns:
@@ -154,20 +193,48 @@ def body(memory: str, question: str, **more: Any) -> dict[str, Any]:
     return {"messages": [message], "memory": memory, "max_tokens": 120, "temperature": 0, **more}
 
 
-def run(place: Path, kills: int, seed: int) -> dict[str, Any]:
+def uninterrupted(session: Session, sent: dict[str, str]) -> Session:
+    """The session with a memory that has read as many tokens of what was sent, here and in one go."""
+    runner, memory = session.runner, session.runner.model.new_memory(1)
+    turns = {turn.remembered: turn_text(turn.question, turn.answer) for turn in session.turns}
+    for one in session.documents:
+        text = turns[one.id] if one.kind == "turn" else sent[one.name]
+        parts = batches(runner.tokenizer, text, False, ReadDocument(), runner.model.segment_length)
+        ids = [token for part in parts for token in part[0]]
+        memory = runner.close(runner.read(memory, ids[: one.tokens]))
+    return replace(session, memory=memory)
+
+
+def compare(client: httpx2.Client, memory: str, never: Session) -> list[str]:
+    """In what the memory of a server differs from one that nothing has happened to."""
+    faults = []
+    for question in QUESTIONS:
+        answer, _ = never.ask(question, options=Options(max_new_tokens=120))
+        said = client.post("/v1/chat/completions", json=body(memory, question)).json()
+        if said["choices"][0]["message"]["content"].strip() != answer.answer:
+            faults.append(f"{memory}: answers {question!r} otherwise than one that was not interrupted")
+        passages = client.post(f"/v1/memories/{memory}/recall", json={"text": question, "top": 8}).json()
+        here = {one["segment"]: one["weight"] for one in passages["data"]}
+        there = {one.segment: one.weight for one in never.recall(question, 8)}
+        if here.keys() != there.keys() or any(abs(here[n] - there[n]) > 1e-3 for n in here):
+            faults.append(f"{memory}: recalls {here} for {question!r}, uninterrupted {there}")
+    return faults
+
+
+def run(place: Path, kills: int, seed: int, unsafe: bool) -> dict[str, Any]:
     """`kills` times: work, a kill in the middle of it, and a look at what is left."""
     torch.set_num_threads(1)
     draw, tokenizer = random.Random(seed), make_tokenizer()
     save_model(place / "model", HMTForCausalLM, tokenizer, **ASKED)
     model, store = load_model(place / "model"), str(place / "store")
     model.new_memory(1)
-    server, life = Killed(model, tokenizer, store), Life(draw)
+    server, life = Killed(model, tokenizer, store, unsafe), Life(draw, tokenizer)
     counts = {"kills": 0, "in a read": 0, "in an answer": 0, "ended before it": 0, "answers compared": 0}
     client = server.start()
     for memory in life.sent:
         assert client.post("/v1/memories", json={"id": memory}).status_code == 201
     begun = time.monotonic()
-    life.read(client, "m0", 150)
+    life.read(client, "m0")
     reading = time.monotonic() - begun
     begun = time.monotonic()
     life.ask(client, "m0")
@@ -178,10 +245,12 @@ def run(place: Path, kills: int, seed: int) -> dict[str, Any]:
         expected = reading if what == "in a read" else answering
         if draw.random() < 0.5:
             life.ask(client, memory)
+        if draw.random() < 0.5:
+            life.post(client, memory)
         server.kill_in(draw.uniform(0, expected))
         try:
             while True:  # until it is killed
-                life.read(client, memory, 150) if what == "in a read" else life.ask(client, memory)
+                life.read(client, memory) if what == "in a read" else life.ask(client, memory)
                 counts["ended before it"] += 1
         except httpx2.TransportError:
             counts["kills"] += 1
@@ -192,13 +261,13 @@ def run(place: Path, kills: int, seed: int) -> dict[str, Any]:
         life.check(client)
         print(f"{counts['kills']} kills, {len(life.faults)} faults", flush=True)
     direct = DirectRunner(model, tokenizer)
-    for memory in life.sent:
-        said = client.post("/v1/chat/completions", json=body(memory, "the boat?")).json()
+    for memory, sent in life.sent.items():
         session = Store(store, namespace="default").open(memory, direct)
-        answer, _ = session.ask("the boat?", options=Options(max_new_tokens=120))
-        counts["answers compared"] += 1
-        if said["choices"][0]["message"]["content"].strip() != answer.answer:
-            life.faults.append(f"{memory}: answers otherwise than the memory that is stored")
+        try:
+            life.faults += compare(client, memory, uninterrupted(session, sent))
+        except (KeyError, ValueError) as error:
+            life.faults.append(f"{memory}: {error!r}")
+        counts["answers compared"] += len(QUESTIONS)
     server.kill()
     tokens = sum(tokens for told in life.told.values() for tokens in told.values())
     return {
@@ -217,14 +286,14 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--unsafe", action="store_true", help="A server that acknowledges what it loses.")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        facts = run(Path(place), args.kills, args.seed)
+        facts = run(Path(place), args.kills, args.seed, args.unsafe)
     print(json.dumps(facts, indent=1))
     if args.output:
-        told = {"command": f"python benchmarks/kill_server.py --kills {args.kills} --seed {args.seed}"}
-        whole = {**told, **run_facts(args.seed), **facts}
+        whole = {**run_facts(args.seed), **facts}
         write_atomically(args.output, (json.dumps(whole, indent=1) + "\n").encode())
     sys.exit(bool(facts["faults"]))
 
