@@ -372,7 +372,7 @@ def test_any_run_of_operations_is_the_list_read_from_scratch(runner, plain, same
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=25, stateful_step_count=12, deadline=None,
+            max_examples=12, stateful_step_count=12, deadline=None,
             suppress_health_check=list(HealthCheck), derandomize=True,
         ),
     )  # fmt: skip
