@@ -18,7 +18,7 @@ from hmt.backbone.checks import (
     position_table,
 )
 from hmt.backbone.fingerprint import Fingerprint, fingerprint, is_quantised, sampled, tensors
-from hmt.backbone.load import load_backbone, load_tokenizer, load_with_attention
+from hmt.backbone.load import load_backbone, load_tokenizer, load_with_attention, tokenizer_of
 from hmt.backbone.lora import lora_targets
 from hmt.backbone.on_cpu import CPUChoice, cpu_choice, suit_cpu
 from hmt.backbone.packed import PackedLinear, pack_linears
@@ -96,4 +96,5 @@ __all__ = [
     "suit_cpu",
     "takes_position_ids",
     "tensors",
+    "tokenizer_of",
 ]

@@ -88,6 +88,12 @@ def load_tokenizer(path: Any, base: str | None = None) -> Any:
     )
 
 
+def tokenizer_of(model: Any) -> Any:
+    """The tokenizer of a model with memory: that of its folder, or else of its backbone. ValueError: none."""
+    config = model.config
+    return load_tokenizer(config.name_or_path, getattr(config, "base_model_name_or_path", None))
+
+
 def load_with_attention(load: Callable[..., T], kwargs: dict) -> T:
     """`load(**kwargs)`; with "sdpa" or "eager", and a warning, where its `attn_implementation` cannot run.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hmt.backbone import load_tokenizer
+from hmt.backbone import tokenizer_of
 from hmt.model.recalling import Passage
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def recall_text(
     if memory.batch_size != 1:
         raise ValueError(f"the memory holds {memory.batch_size} streams; select([row]) the one that is meant")
     if tokenizer is None:
-        tokenizer = load_tokenizer(model.config.name_or_path, model.config.base_model_name_or_path)
+        tokenizer = tokenizer_of(model)
     assert tokenizer is not None
     asked = ask_memory(model, memory, question_ids(tokenizer, text))
     found = model.recalled(asked, top)[0]

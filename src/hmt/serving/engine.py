@@ -58,7 +58,7 @@ class Engine:
         if min(answers, segments, interleaved, waiting) < 1:
             raise ValueError("answers, segments, interleaved and waiting must be at least 1")
         if tokenizer is None:
-            tokenizer = bb.load_tokenizer(model.config.name_or_path, model.config.base_model_name_or_path)
+            tokenizer = bb.tokenizer_of(model)
         self.model, self.tokenizer = model.eval(), tokenizer
         self.answers, self.segments, self.interleaved, self.waiting = answers, segments, interleaved, waiting
         self._ends = end_tokens(model)

@@ -102,9 +102,9 @@ class DirectRunner:
 
     def __init__(self, model: Any, tokenizer: Any = None):
         if tokenizer is None:
-            from hmt.backbone import load_tokenizer
+            from hmt.backbone import tokenizer_of
 
-            tokenizer = load_tokenizer(model.config.name_or_path, model.config.base_model_name_or_path)
+            tokenizer = tokenizer_of(model)
         self.model, self.tokenizer = model, tokenizer
 
     def read(self, memory: Memory | None, ids: Sequence[int], progress: Progress | None = None) -> Memory:

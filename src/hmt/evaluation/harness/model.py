@@ -20,6 +20,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from tqdm import tqdm
 
+from hmt.backbone import tokenizer_of
 from hmt.evaluation.harness.opening import open_reader
 from hmt.evaluation.readers.asking import end_tokens
 from hmt.evaluation.readers.base import Reader
@@ -85,10 +86,7 @@ class HarnessLM(TemplateLM):
             self.reader = pretrained if isinstance(pretrained, Reader) else MemoryReader(pretrained)
             self.tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
         if self.tokenizer is None:
-            config = self.reader.model.config
-            self.tokenizer = load_tokenizer(
-                config.name_or_path, getattr(config, "base_model_name_or_path", None)
-            )
+            self.tokenizer = tokenizer_of(self.reader.model)
         self.max_gen_toks = max_gen_toks
         self.max_length = max_length or sys.maxsize
         self.add_bos_token = add_bos_token
