@@ -9,9 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
-
-from hmt.util.files import PART, local_path, remote, remote_errors, write_atomically
+from hmt.util.files import PART, local_path, locked, remote, remote_errors, write_atomically
 
 _WAIT = 60.0  # seconds for a writer before
 
@@ -121,17 +119,8 @@ class LocalFiles:
         target = self.root / folder
         file = target.with_name(f".{target.name}.lock")
         self._make(file.parent)
-        lock = FileLock(file, timeout=_WAIT)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ValueError(f"another process has been writing to {target} for a minute") from None
-        try:
+        with locked(file, f"another process has been writing to {target} for a minute", _WAIT):
             yield
-        finally:
-            with suppress(OSError):
-                file.unlink()  # while it is held: filelock takes no lock of a file that is gone
-            lock.release()
 
 
 class RemoteFiles:

@@ -38,6 +38,7 @@ PathLike = str | os.PathLike
 
 LOCK = ".lock"  # of a folder
 _HEAD = 2**16  # bytes of a file that are looked at
+_BUSY = "another run is writing to {}; wait for it, or {}"
 PART = ".hmt-part"  # of a file that is being written
 # What a file begins with that may be replaced, by what it is called to the user.
 KINDS = {
@@ -370,7 +371,8 @@ def output_file(
         return
     target = Path(os.path.realpath(local))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.parent / f"{_prefix(target)}lock", path, "name another file"):
+    lock = target.parent / f"{_prefix(target)}lock"
+    with locked(lock, _BUSY.format(path, "name another file")):
         _check_taken(path, kind, taken)
         yield
 
@@ -412,7 +414,7 @@ def only_writer(folder: PathLike, advice: str = "choose another folder") -> Iter
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(folder / LOCK, folder, advice):
+        with locked(folder / LOCK, _BUSY.format(folder, advice)):
             yield
     finally:
         if new:
@@ -421,12 +423,13 @@ def only_writer(folder: PathLike, advice: str = "choose another folder") -> Iter
 
 
 @contextmanager
-def _locked(file: Path, what: PathLike, advice: str) -> Iterator[None]:
-    lock = FileLock(file, timeout=0)
+def locked(file: Path, refused: str, wait: float = 0) -> Iterator[None]:
+    """A lock file is held. ValueError(refused) where somebody else holds it, and for `wait` seconds more."""
+    lock = FileLock(file, timeout=wait)
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(f"another run is writing to {what}; wait for it, or {advice}") from None
+        raise ValueError(refused) from None
     try:
         yield
     finally:
