@@ -66,7 +66,7 @@ class Batch:
 def join(model: Any, batches: Sequence[Batch], new: Batch, most: int) -> list[Batch]:
     """`batches` with one more, in one of them where that can be."""
     for place, batch in enumerate(batches if model.caching.plain else ()):
-        if batch.joins and new.joins and len(batch.jobs) + len(new.jobs) <= most:
+        if batch.joins and len(batch.jobs) + len(new.jobs) <= most:
             together = batch.with_(new)
             if together is not None:
                 return [*batches[:place], together, *batches[place + 1 :]]

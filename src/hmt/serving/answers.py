@@ -13,6 +13,7 @@ from hmt.model.asking import answer_header, question_ids
 from hmt.serving.errors import ApiError
 from hmt.serving.memories import Memories
 from hmt.serving.prompts import Turns, check_tokens, last_question, split_question, written
+from hmt.serving.sampling import end_tokens
 from hmt.serving.text import Writer
 from hmt.serving.work import Cancel
 from hmt.sessions import Found, Options, Runner, Session, Token, asked
@@ -57,9 +58,7 @@ class Answers:
         self.runner, self.most = runner, most
         model = runner.model
         self._question = min(model.segment_length, model.tokens_before)
-        ends = model.generation_config.eos_token_id
-        own = runner.tokenizer.eos_token_id
-        self._ends = {own, *(ends if isinstance(ends, list) else [ends])}
+        self._ends = {runner.tokenizer.eos_token_id, *end_tokens(model)}
 
     def of_memory(self, session: Session, question: str, top: int) -> Prompt:
         """A question to a memory. ValueError as of `Session.ask`."""
