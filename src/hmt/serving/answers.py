@@ -16,7 +16,7 @@ from hmt.serving.prompts import Turns, check_tokens, last_question, split_questi
 from hmt.serving.sampling import end_tokens
 from hmt.serving.text import Writer
 from hmt.serving.work import Cancel
-from hmt.sessions import Found, Options, Runner, Session, Token, asked
+from hmt.sessions import Found, Options, Runner, Session, Token
 
 OnPiece = Callable[[int, str, Sequence[Token]], None]
 
@@ -62,7 +62,7 @@ class Answers:
 
     def of_memory(self, session: Session, question: str, top: int) -> Prompt:
         """A question to a memory. ValueError as of `Session.ask`."""
-        memory, found = asked(session, question, top)
+        memory, found = session.asked(question, top)
         return self._prompt(memory, question, found, 0)
 
     def of_turns(self, turns: Turns, top: int, cancel: Cancel) -> Prompt:
@@ -80,7 +80,7 @@ class Answers:
             check_tokens(tokenizer, text, self.most, "messages")
             session = session.append(Document("messages", text), keep="nothing", progress=cancel.check)
         tokens = sum(one.tokens for one in session.documents)
-        memory, found = asked(session, question, top)
+        memory, found = session.asked(question, top)
         return self._prompt(memory, question, found, tokens)
 
     def of_text(self, text: str, cancel: Cancel) -> Prompt:

@@ -12,7 +12,6 @@ from hmt.asking.places import Document
 from hmt.serving.appending import Appending, Told
 from hmt.serving.errors import ApiError, not_found
 from hmt.serving.opened import Opened
-from hmt.serving.views import spans
 from hmt.serving.work import Cancel
 from hmt.sessions import (
     Conflict,
@@ -26,9 +25,7 @@ from hmt.sessions import (
     Session,
     Store,
     Stored,
-    asked,
     check_name,
-    with_turn,
 )
 
 Change = Callable[[Session], Session]
@@ -94,14 +91,14 @@ class Memories:
 
     def passage(self, session: Session, segment: int) -> Found:
         """A segment that the memory holds, as it is shown. ApiError 404 for any other number."""
-        for one, (begin, end) in zip(session.documents, spans(session), strict=True):
-            if begin <= segment < end:
+        for one in session.documents:
+            if segment in session.held(one):
                 return one.found(_Segment(segment), None, self.runner.model.segment_length)
         raise not_found("segment", str(segment))
 
     def recall(self, name: str, text: str, top: int) -> list[Found]:
         """What is recalled for a text. ValueError as of `Session.recall`."""
-        return asked(self.open(name), text, top)[1]
+        return self.open(name).recall(text, top)
 
     def check(self) -> None:
         """ApiError 503 where the store cannot be reached."""
@@ -210,7 +207,7 @@ class Memories:
 
     def keep_turn(self, name: str, question: str, answer: str, found: list[Found], cancel: Cancel) -> Session:
         """With a turn that was answered."""
-        return self.change(name, lambda one: with_turn(one, question, answer, tuple(found)), cancel)
+        return self.change(name, lambda one: one.with_turn(question, answer, tuple(found)), cancel)
 
     def import_(self, name: str, data: bytes) -> None:
         """A memory of a file that `export_bytes` made. ApiError 409 where the name is taken, 422 for anything

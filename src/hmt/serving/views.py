@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from hmt.sessions import Found, Session, Stored, Turn
-from hmt.util.kv_cache import kv_cache_bytes
 
 
 def passage_view(found: Found, question: str | None = None) -> dict[str, Any]:
@@ -39,33 +38,18 @@ def annotation(found: Found, index: int) -> dict[str, Any]:
 
 def sizes(session: Session) -> dict[str, int]:
     """Tokens that were read, bytes of the memory, and bytes that full attention would keep of them."""
-    model = session.runner.model
-    tokens = sum(one.tokens for one in session.documents)
-    config = model.config.text_config.get_text_config()
     return {
-        "tokens": tokens,
+        "tokens": session.tokens,
         "bytes": session.memory.nbytes,
-        "kv_cache_bytes": kv_cache_bytes(config, tokens, model.dtype.itemsize),
+        "kv_cache_bytes": session.kv_cache_bytes,
     }
-
-
-def spans(session: Session) -> list[tuple[int, int]]:
-    """The segments that the memory still holds of each document: from, up to; (0, 0) of one it has lost."""
-    oldest = max(0, int(session.memory.segments_read) - _capacity(session))
-    held = [(one.first, one.held(oldest)) for one in session.documents]
-    return [(first + some.start, first + some.stop) if some else (0, 0) for first, some in held]
-
-
-def _capacity(session: Session) -> int:
-    """Segments that the memory can hold."""
-    return session.runner.model.retrieval.held(session.memory.segments_read).shape[1]
 
 
 def memory_view(session: Session, turns: bool = False) -> dict[str, Any]:
     """A memory. turns: with what it was asked and is to remember."""
-    numbers = sizes(session)
+    held = [session.held(one) for one in session.documents]
     documents = []
-    for one, (begin, end) in zip(session.documents, spans(session), strict=True):
+    for one, there in zip(session.documents, held, strict=True):
         documents.append(
             {
                 "id": one.id,
@@ -73,7 +57,7 @@ def memory_view(session: Session, turns: bool = False) -> dict[str, Any]:
                 "name": one.name,
                 "kind": one.kind,
                 "tokens": one.tokens,
-                "segments": [begin, end],
+                "segments": [there.start, there.stop] if there else [0, 0],
                 "characters": None if one.text is None else len(one.text),
             }
         )
@@ -84,10 +68,10 @@ def memory_view(session: Session, turns: bool = False) -> dict[str, Any]:
         "created_at": int(session.created),
         "updated_at": int(session.updated),
         "version": session.version,
-        **numbers,
+        **sizes(session),
         "segments": sum(one.segments for one in session.documents),
-        "segments_held": sum(end - begin for begin, end in spans(session)),
-        "capacity": _capacity(session),
+        "segments_held": sum(map(len, held)),
+        "capacity": session.capacity,
         "documents": documents,
     }
     if turns:

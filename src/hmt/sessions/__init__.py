@@ -16,7 +16,7 @@ from hmt.sessions.names import check_name
 from hmt.sessions.runner import DirectRunner, Options, Runner
 from hmt.sessions.session import Session
 from hmt.sessions.shelf import Conflict, Damaged, Full, Limits, Missing, Stored
-from hmt.sessions.steps import Step, append_steps, asked, with_turn
+from hmt.sessions.steps import Step, append_steps
 from hmt.sessions.store import Store, default_url
 from hmt.sessions.tokens import Token
 
@@ -40,9 +40,7 @@ __all__ = [
     "Token",
     "Turn",
     "append_steps",
-    "asked",
     "check_name",
     "default_url",
     "export_session",
-    "with_turn",
 ]

@@ -124,7 +124,7 @@ class Session:
         if not model.forgets:
             return left.reread(progress)
         begin = self._oldest
-        out = [gone.first + index for index in gone.held(begin)]
+        out = list(self.held(gone))
         memory = model.without(self.memory, out) if out else self.memory
         if not out:
             return replace(left, memory=memory)
@@ -238,30 +238,40 @@ class Session:
             on_token: see `Runner.generate`; what it raises leaves no turn behind.
         ValueError for a question that is empty or too long.
         """
-        asked = self._asked(question)
-        passages = self._found(self.runner.recalled(asked, top))
+        asked, passages = self.asked(question, top)
         if on_passages is not None:
             on_passages(passages)
         tokenizer = self.runner.tokenizer
         ids = self.runner.generate(asked, answer_header(tokenizer), options or Options(), on_token)
         answer = tokenizer.decode(ids, skip_special_tokens=True).strip()
-        after, remembered = self, None
-        if remember:
-            after = self._read(turn_text(question, answer), f"turn {len(self.turns) + 1}", "text", "turn")
-            remembered = after.documents[-1].id
-        now = time.time()
-        turn = Turn(question.strip(), answer, tuple(passages), remembered, now)
-        after = replace(after, turns=(*self.turns, turn), updated=now)
+        after = self.with_turn(question, answer, tuple(passages), remember)
         return Answer(question, answer, passages, tuple(ids)), after
 
     def recall(self, text: str, top: int = 4) -> list[Found]:
         """What is recalled for a text, by weight, at most `top` passages. ValueError as of `ask`."""
-        return self._found(self.runner.recalled(self._asked(text), top))
+        return self.asked(text, top)[1]
 
-    def _asked(self, question: str) -> Memory:
+    def asked(self, question: str, top: int = 4) -> tuple[Memory, list[Found]]:
+        """The memory that a question was put to, to be answered behind `answer_header`, and what is recalled
+        for it, by weight, at most `top` passages. ValueError as of `ask`."""
         ids = question_ids(self.runner.tokenizer, question)
         check_question(self.runner.model, ids)
-        return self.runner.close(self.runner.read(self.memory, ids))
+        memory = self.runner.close(self.runner.read(self.memory, ids))
+        return memory, self._found(self.runner.recalled(memory, top)) if self.documents else []
+
+    def with_turn(
+        self, question: str, answer: str, passages: tuple[Found, ...] = (), remember: bool = True
+    ) -> Session:
+        """With a turn in its history that was answered elsewhere, or from an earlier version.
+
+        remember: read it into the memory, too, as `ask` does.
+        """
+        after, remembered = self, None
+        if remember:
+            after = self._read(turn_text(question, answer), f"turn {len(self.turns) + 1}", "text", "turn")
+            remembered = after.documents[-1].id
+        turn = Turn(question.strip(), answer, passages, remembered, time.time())
+        return replace(after, turns=(*self.turns, turn), updated=turn.created)
 
     def _found(self, passages: Iterable[Any]) -> list[Found]:
         found = []
@@ -321,8 +331,7 @@ class Session:
 
     def info(self) -> dict[str, Any]:
         """Plain values: documents, turns, tokens, segments held and lost, and bytes."""
-        model, memory = self.runner.model, self.memory
-        tokens = sum(one.tokens for one in self.documents)
+        memory = self.memory
         documents = [
             {
                 "id": one.id,
@@ -330,12 +339,11 @@ class Session:
                 "kind": one.kind,
                 "tokens": one.tokens,
                 "segments": one.segments,
-                "held": len(one.held(self._oldest)),
+                "held": len(self.held(one)),
                 "keep": one.keep,
             }
             for one in self.documents
         ]
-        config = model.config.text_config.get_text_config()
         return {
             "name": self.name,
             "version": self.version,
@@ -343,30 +351,47 @@ class Session:
             "updated": self.updated,
             "documents": documents,
             "turns": len(self.turns),
-            "tokens": tokens,
+            "tokens": self.tokens,
             "segments": sum(one.segments for one in self.documents),
             "segments_held": sum(one["held"] for one in documents),
-            "segments_most": self._size,
+            "segments_most": self.capacity,
             "memory_bytes": memory.nbytes,
-            "kv_cache_bytes": kv_cache_bytes(config, tokens, model.dtype.itemsize),
+            "kv_cache_bytes": self.kv_cache_bytes,
             "model": memory.identity.model,
             "system": memory.identity.system,
             "fingerprint": memory.identity.fingerprint.values[:16],
         }
 
     @property
-    def _length(self) -> int:
-        return self.runner.model.segment_length
+    def tokens(self) -> int:
+        """Read, of all documents."""
+        return sum(one.tokens for one in self.documents)
 
     @property
-    def _size(self) -> int:
+    def kv_cache_bytes(self) -> int:
+        """What full attention would keep of these tokens."""
+        model = self.runner.model
+        config = model.config.text_config.get_text_config()
+        return kv_cache_bytes(config, self.tokens, model.dtype.itemsize)
+
+    def held(self, document: Remembered) -> range:
+        """The segments of a document that the memory still holds, by their numbers in it."""
+        inside = document.held(self._oldest)
+        return range(document.first + inside.start, document.first + inside.stop)
+
+    @property
+    def capacity(self) -> int:
         """Segments that the memory can hold."""
         return self.runner.model.retrieval.held(self.memory.segments_read).shape[1]
 
     @property
     def _oldest(self) -> int:
         """The first segment that the memory still holds."""
-        return max(0, int(self.memory.segments_read) - self._size)
+        return max(0, int(self.memory.segments_read) - self.capacity)
+
+    @property
+    def _length(self) -> int:
+        return self.runner.model.segment_length
 
 
 def turn_text(question: str, answer: str) -> str:

@@ -5,17 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from hmt.asking.found import Found
 from hmt.asking.places import Document, ReadDocument
 from hmt.asking.reading import batches
 from hmt.data.files import lone_surrogate
-from hmt.sessions.documents import Remembered, Turn, digest_of
-from hmt.sessions.session import Session, turn_text
-
-if TYPE_CHECKING:
-    from hmt.memory.memory import Memory
+from hmt.sessions.documents import Remembered, digest_of
+from hmt.sessions.session import Session
 
 
 @dataclass(frozen=True)
@@ -73,26 +68,3 @@ def append_steps(session: Session, document: Document) -> Iterator[Step]:
             updated=time.time(),
         )
         yield Step(so_far, read.tokens, total, now is None)
-
-
-def with_turn(
-    session: Session, question: str, answer: str, passages: tuple[Found, ...] = (), remember: bool = True
-) -> Session:
-    """The session with a turn in its history that was answered elsewhere, or from an earlier version.
-
-    remember: read it into the memory, too, as `Session.ask` does.
-    """
-    remembered = None
-    if remember:
-        name = f"turn {len(session.turns) + 1}"
-        session = session._read(turn_text(question, answer), name, "text", "turn")
-        remembered = session.documents[-1].id
-    turn = Turn(question.strip(), answer, passages, remembered, time.time())
-    return replace(session, turns=(*session.turns, turn), updated=turn.created)
-
-
-def asked(session: Session, question: str, top: int = 4) -> tuple[Memory, list[Found]]:
-    """The memory that a question was put to, to be answered behind `answer_header`, and what is recalled for
-    it, by weight, at most `top` passages. ValueError for a question that is empty or too long."""
-    memory = session._asked(question)
-    return memory, session._found(session.runner.recalled(memory, top)) if session.documents else []
