@@ -199,7 +199,7 @@ class BackboneMemory(BackboneWrapper):
 
     def run(self, grid: Grid, state: MemoryState, **options: Any) -> Iterator[tuple[int, StepOutput]]:
         """As `StreamingLM.run`. ValueError for gradient checkpointing that would drop a cache, or hooks."""
-        if self.training and bb.is_checkpointed(self.backbone) and not self._one_pass():
+        if self.training and bb.is_checkpointed(self.backbone) and not self.one_pass():
             raise ValueError(
                 f"a {self.config.model_type} as configured here reads a segment with a cache or inside the "
                 "layers, which gradient checkpointing inside the backbone switches off; turn that off and "
@@ -207,7 +207,7 @@ class BackboneMemory(BackboneWrapper):
             )
         return super().run(grid, state, **options)
 
-    def _one_pass(self) -> bool:
+    def one_pass(self) -> bool:
         """Whether a segment is one pass, without a cache and with nothing read inside the layers."""
         layout, state = self._layout_of(0)
         return not layout.staged and self.open_cache(state) is None and self.layer_memory(state) is None

@@ -25,6 +25,8 @@ _NOTHING_FITS = "its segments are more than vectors in front of tokens, and no o
 @torch.no_grad()
 def prompt_embeddings(model: Any, memory: Memory, input_ids: Any) -> list[Tensor]:
     """See `BackboneMemory.prompt_embeddings`."""
+    if not model.one_pass():
+        raise ValueError(f"a {model.config.model_type} as configured here has no prompt: {_NOTHING_FITS}")
     memory = model.read(input_ids, memory=memory)
     lengths = memory.open_lengths
     if not bool((lengths > 0).all()):
@@ -38,8 +40,6 @@ def prompt_embeddings(model: Any, memory: Memory, input_ids: Any) -> list[Tensor
         if model.lookahead:
             encoded = model.encode_one(memory.open_ids[:, :longest], lengths)
         layout = model.layout(state, encoded)
-        if layout.staged or model.layer_memory(state) is not None or model.open_cache(state) is not None:
-            raise ValueError(f"a {model.config.model_type} as configured here has no prompt: {_NOTHING_FITS}")
         parts, tokens = embed_parts(model, layout.parts, memory.open_ids[:, :longest])
     before = parts[: next(place for place, part in enumerate(parts) if isinstance(part, Tokens))]
     blocks = [_block(part, tokens.dtype) for part in before]
