@@ -60,6 +60,7 @@ from hmt.systems import load_tokenizer
 from hmt.systems.hmt.whitening import whiten
 from hmt.training import train
 from hmt.training.start import read_recipe
+from hmt.training.tuning import apply_tuning
 from hmt.util.environment import run_facts
 from hmt.util.files import write_atomically
 
@@ -230,13 +231,7 @@ def loaded(args: argparse.Namespace) -> HMTForCausalLM:
     model = untrained()
     found = torch.load(args.to / "recall.pt")
     shipped = hmt.load_model(BACKBONE)
-    model.add_lora(
-        r=RECIPE.lora_r,
-        alpha=RECIPE.lora_alpha,
-        dropout=0.0,
-        target_modules=list(RECIPE.lora_targets or ()),
-        from_layer=RECIPE.lora_from_layer,
-    )
+    apply_tuning(model, RECIPE)
     run = args.run or args.to / "run"
     trained = hmt.load_model(run) if (run / "config.json").exists() else shipped
     theirs = dict(trained.named_parameters())

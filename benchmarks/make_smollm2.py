@@ -34,6 +34,7 @@ from hmt.systems import load_tokenizer
 from hmt.systems.hmt.whitening import whiten
 from hmt.training import train
 from hmt.training.start import read_recipe
+from hmt.training.tuning import apply_tuning
 
 BACKBONE = "smollm2-135m"
 RECIPE, _, FIELDS = read_recipe(Path(__file__).parent.parent / "recipes" / "answering.json")
@@ -145,13 +146,7 @@ def ship(args: argparse.Namespace) -> None:
     """Save what was trained beside the library, in bfloat16."""
     trained = hmt.load_model(args.to / "run")
     model, _ = fresh(args.to)
-    model.add_lora(
-        r=RECIPE.lora_r,
-        alpha=RECIPE.lora_alpha,
-        dropout=0.0,
-        target_modules=list(RECIPE.lora_targets or ()),
-        from_layer=RECIPE.lora_from_layer,
-    )
+    apply_tuning(model, RECIPE)
     theirs = dict(trained.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
