@@ -1,6 +1,6 @@
 import pytest
-import torch
 from cli.models import TEXT, make_tokenizer, save_asked
+from same_memory import same_state
 
 from hmt import HMTForCausalLM, load_model
 
@@ -34,16 +34,7 @@ def workplace(tmp_path, monkeypatch):
 @pytest.fixture
 def same():
     """Ids and counters exactly; vectors closely."""
-
-    def check(a, b):
-        for name, tensor in a.state.tensors.items():
-            if tensor.is_floating_point():
-                torch.testing.assert_close(b.state[name], tensor, atol=2e-5, rtol=1e-4)
-            else:
-                assert torch.equal(b.state[name], tensor), name
-        assert torch.equal(a.open_lengths, b.open_lengths)
-
-    return check
+    return same_state
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from backbones import random_ids, tiny_backbone
+from same_memory import same_state
 
 from hmt import HMTForCausalLM, Memory, RMTForCausalLM
 
@@ -31,15 +32,6 @@ def read(model, parts):
     return memory
 
 
-def same(a, b):
-    for name, tensor in a.state.tensors.items():
-        if tensor.is_floating_point():
-            torch.testing.assert_close(b.state[name], tensor, atol=2e-5, rtol=1e-4)
-        else:
-            assert torch.equal(b.state[name], tensor), name
-    assert torch.equal(a.open_ids, b.open_ids) and torch.equal(a.open_lengths, b.open_lengths)
-
-
 PARTS = [random_ids(n, 50 + i) for i, n in enumerate([L, 3, L, 5, L, L, 2, L, 1, L, L, 4])]
 
 
@@ -54,12 +46,12 @@ def test_it_is_the_memory_of_the_others(model, number, gone):
     before = {name: tensor.clone() for name, tensor in memory.state.tensors.items()}
     found = model.without(memory, out)
     expected = read(model, [parts[i] for i in held if i not in out]) if out else memory
-    same(expected, found)
+    same_state(expected, found)
     for name, tensor in before.items():  # the memory that was given is as it was
         assert torch.equal(memory.state[name], tensor)
     # and it is read on, asked and continued as that one
     more = random_ids(2 * L + 3, 99)
-    same(model.read(more, memory=expected), model.read(more, memory=found))
+    same_state(model.read(more, memory=expected), model.read(more, memory=found))
     asked = [model.flush(model.read(more, memory=one)) for one in (expected, found)]
     for one, other in zip(*(model.recalled(memory, top=9)[0] for memory in asked), strict=True):
         assert (one.segment, one.ids) == (other.segment, other.ids)
@@ -79,14 +71,14 @@ def test_nothing_of_it_is_left_in_the_file(model, tmp_path):
         # a vector that was read in another batch may round otherwise
         distance = (memory.state["bank"][0] - vector).abs().amax(-1).min()
         assert (distance < 1e-4) == left
-    same(memory, Memory.load(tmp_path / "m.hmt", model=model))
+    same_state(memory, Memory.load(tmp_path / "m.hmt", model=model))
 
 
 def test_an_open_segment_stays_open(model):
     parts = PARTS[:4]
     memory = model.read(random_ids(3, 7), memory=read(model, parts))
     expected = model.read(random_ids(3, 7), memory=read(model, [parts[0], *parts[2:]]))
-    same(expected, model.without(memory, [1]))
+    same_state(expected, model.without(memory, [1]))
 
 
 def test_what_cannot_be_taken_out_is_refused(model):

@@ -1,6 +1,6 @@
 import pytest
-import torch
 from cli.models import make_tokenizer, save_asked
+from same_memory import same_state
 
 from hmt import load_model
 from hmt.sessions import DirectRunner, Session, Store
@@ -49,16 +49,7 @@ def store(tmp_path):
 @pytest.fixture(scope="session")
 def same():
     """Ids and counters exactly; vectors closely."""
-
-    def check(a, b):
-        for name, tensor in a.state.tensors.items():
-            if tensor.is_floating_point():
-                torch.testing.assert_close(b.state[name], tensor, atol=2e-5, rtol=1e-4)
-            else:
-                assert torch.equal(b.state[name], tensor), name
-        assert torch.equal(a.open_lengths, b.open_lengths)
-
-    return check
+    return same_state
 
 
 class Plain:

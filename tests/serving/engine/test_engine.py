@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from cli.models import TEXT, make_tokenizer
+from same_memory import same_state
 
 from hmt import load_model
 from hmt.model.asking import answer_header, question_ids
@@ -28,17 +29,6 @@ def engine(direct):
 def text_of(number: int, words: int) -> str:
     chosen = random.Random(number)
     return f"Document {number}. " + " ".join(chosen.choice(WORDS) for _ in range(words))
-
-
-def same(memory, expected):
-    """Ids and counters exactly; vectors closely."""
-    for name, tensor in expected.state.tensors.items():
-        if tensor.is_floating_point():
-            torch.testing.assert_close(memory.state[name], tensor, atol=2e-5, rtol=1e-4)
-        else:
-            assert torch.equal(memory.state[name], tensor), name
-    assert torch.equal(memory.open_ids, expected.open_ids)
-    assert torch.equal(memory.open_lengths, expected.open_lengths)
 
 
 def life(runner, number: int) -> tuple[list, Session]:
@@ -75,7 +65,7 @@ def test_many_sessions_at_once_are_each_as_if_alone(direct, engine, seed):
         together = dict(zip(numbers, pool.map(lambda number: life(engine, number), numbers), strict=True))
     for number in numbers:
         assert together[number][0] == alone[number][0]
-        same(together[number][1].memory, alone[number][1].memory)
+        same_state(together[number][1].memory, alone[number][1].memory)
 
 
 @pytest.mark.parametrize("kind", ["learned", "plain"])
@@ -94,7 +84,7 @@ def test_models_whose_segments_depend_on_one_another(others, kind):
     with ThreadPoolExecutor(5) as pool:
         together = list(pool.map(lambda one: run(engine, one), ids))
     for (memory, written), (expected, tokens) in zip(together, alone, strict=True):
-        same(memory, expected)
+        same_state(memory, expected)
         assert written == tokens
     if kind == "plain":
         with pytest.raises(ValueError, match="cannot close a segment early"):
@@ -240,7 +230,7 @@ def test_an_error_is_heard_by_its_own_job_alone(direct, engine, monkeypatch):
         with pytest.raises(MemoryError, match="this text"):
             broken.result()
         for future, memory in zip(read, [direct.read(None, one) for one in good], strict=True):
-            same(future.result(), memory)
+            same_state(future.result(), memory)
         assert [future.result() for future in answers] == expected
         wrong.result()
 
